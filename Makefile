@@ -1,0 +1,36 @@
+# make demo | test | check | bench: each builds .venv by itself. Needs Python 3.10-3.13 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/foreframe demo --out $(OUT)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/pre-commit run --all-files
+	$(BIN)/pytest
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/run.py
+
+# A failed or interrupted install leaves no stamp, so the next make runs it again.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "make: foreframe needs Python 3.10 to 3.13, and %s is %d.%d; set PYTHON=python3.11, say" % (sys.executable, *v))'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: this Python cannot build virtual environments; install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

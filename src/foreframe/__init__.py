@@ -1,0 +1,3 @@
+"""foreframe predicts what a humanoid robot will see next."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,285 @@
+"""Trivial predictors that every score is shown beside: copy, mean and blur of frames; copy and unigram of tokens.
+
+Token pairs are six grids: three of context, three to predict. None of these predictors reads the robot's states.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from foreframe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Regime = Literal["teacher_forced", "autoregressive"]
+"""What a grid is predicted from: the true grid before it, or only what the context leaves."""
+
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+NUM_CONTEXT_GRIDS = 3
+NUM_FUTURE_GRIDS = 3
+TOKEN_STATISTICS_VERSION = 1
+"""Format version of `TokenStatistics.to_dict`."""
+
+
+def copy_sources(grids: torch.Tensor, regime: Regime) -> torch.Tensor:
+    """The tokens a copy predicts: (..., 6, h, w) -> (..., 3, h, w).
+
+    Teacher-forced, each future grid repeats the true grid before it. Autoregressive, all three repeat the last context
+    grid; only the context is read then, so (..., 3, h, w) is enough. The latter is what is decoded to pixels.
+    """
+    last = NUM_CONTEXT_GRIDS - 1
+    if regime == "teacher_forced":
+        needed, sources = last + NUM_FUTURE_GRIDS, grids[..., last : last + NUM_FUTURE_GRIDS, :, :]
+    elif regime == "autoregressive":
+        needed, sources = NUM_CONTEXT_GRIDS, grids[..., [last] * NUM_FUTURE_GRIDS, :, :]
+    else:
+        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
+    if grids.ndim < 3 or grids.shape[-3] < needed:
+        raise InputError(f"a {regime} copy needs {needed} grids, got {tuple(grids.shape)}")
+    return sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStatistics:
+    """What the token baselines learn from the *training* pairs."""
+
+    vocab_size: int
+    """Number of classes V."""
+    num_pairs: int
+    """How many pairs were seen."""
+    counts: tuple[int, ...]
+    """How often each of the V tokens occurs in the future grids."""
+    copy_rates: dict[Regime, tuple[float, ...]]
+    """For each of the three future grids, the share of cells that equal their source (`copy_sources`)."""
+    copy_weights: dict[Regime, tuple[float, ...]]
+    """For each of the three future grids, the maximum-likelihood `a` of p(z) = a [z = source] + (1 - a) unigram(z)."""
+
+    @classmethod
+    def fit(cls, pairs: Iterable[torch.Tensor], *, vocab_size: int) -> TokenStatistics:
+        """Count over pairs of grids, int (6, h, w) each, in one pass."""
+        counts = torch.zeros(vocab_size, dtype=torch.int64)
+        copies = {regime: torch.zeros(NUM_FUTURE_GRIDS, vocab_size, dtype=torch.int64) for regime in REGIMES}
+        num_pairs = num_cells = 0
+        for pair in pairs:
+            _check_pair(pair, vocab_size=vocab_size)
+            grids = pair.long().cpu()
+            future = grids[NUM_CONTEXT_GRIDS:].flatten(1)
+            counts += torch.bincount(future.flatten(), minlength=vocab_size)
+            for regime in REGIMES:
+                copied = copy_sources(grids, regime).flatten(1) == future
+                copies[regime].scatter_add_(1, future, copied.long())
+            num_pairs += 1
+            num_cells += future.shape[1]
+        if num_pairs == 0:
+            raise InputError("no token pairs to fit the baselines to: the training split is empty")
+        unigram = _smoothed(counts.numpy())
+        return cls(
+            vocab_size=vocab_size,
+            num_pairs=num_pairs,
+            counts=tuple(counts.tolist()),
+            copy_rates={regime: tuple((copies[regime].sum(1) / num_cells).tolist()) for regime in REGIMES},
+            copy_weights={
+                regime: tuple(_copy_weight(step, unigram, num_cells=num_cells) for step in copies[regime].numpy())
+                for regime in REGIMES
+            },
+        )
+
+    @cached_property
+    def log_unigram(self) -> torch.Tensor:
+        """(V,) float64 log-probabilities, each token counted once more than it was seen."""
+        return torch.from_numpy(_smoothed(np.array(self.counts, dtype=np.int64))).log()
+
+    @cached_property
+    def most_common(self) -> int:
+        """The token the unigram would bet on."""
+        return int(np.argmax(self.counts))
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return {
+            "version": TOKEN_STATISTICS_VERSION,
+            "vocab_size": self.vocab_size,
+            "num_pairs": self.num_pairs,
+            "counts": list(self.counts),
+            "copy_rates": {regime: list(self.copy_rates[regime]) for regime in REGIMES},
+            "copy_weights": {regime: list(self.copy_weights[regime]) for regime in REGIMES},
+        }
+
+    @classmethod
+    def from_dict(cls, data: object, *, where: str) -> TokenStatistics:
+        """Inverse of `to_dict`; `where` names the file in the error. Refuses another version."""
+        if not isinstance(data, dict):
+            raise InputError(f"{where}: token statistics must be a JSON object")
+        version = data.get("version")
+        if version != TOKEN_STATISTICS_VERSION:
+            raise InputError(
+                f"{where}: token statistics version {version!r}, this build reads {TOKEN_STATISTICS_VERSION}"
+            )
+        vocab_size, num_pairs, counts = (data.get(name) for name in ("vocab_size", "num_pairs", "counts"))
+        if not isinstance(vocab_size, int) or not isinstance(num_pairs, int) or vocab_size < 1 or num_pairs < 1:
+            raise InputError(
+                f"{where}: vocab_size and num_pairs must be positive, got {vocab_size!r} and {num_pairs!r}"
+            )
+        if not isinstance(counts, list) or len(counts) != vocab_size:
+            raise InputError(f"{where}: token statistics must hold {vocab_size} counts")
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise InputError(f"{where}: a count of the token statistics is not a whole number from 0 on")
+        return cls(
+            vocab_size=vocab_size,
+            num_pairs=num_pairs,
+            counts=tuple(counts),
+            copy_rates=_regimes(data.get("copy_rates"), where=f"{where}: copy_rates", below_one=False),
+            copy_weights=_regimes(data.get("copy_weights"), where=f"{where}: copy_weights", below_one=True),
+        )
+
+
+def unigram_log_probs(statistics: TokenStatistics, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability, in nats, of each target token by its frequency in training: (...) int -> (...) float64."""
+    return statistics.log_unigram.to(targets.device)[targets.long()]
+
+
+def copy_log_probs(
+    statistics: TokenStatistics, source: torch.Tensor, targets: torch.Tensor, *, grid_step: int, regime: Regime
+) -> torch.Tensor:
+    """Log-probability, in nats, of each target by copy with smoothing: (..., h, w) int twice -> float64.
+
+    log(a [target = source] + (1 - a) unigram(target)), where `a` is the weight of `regime` for future grid `grid_step`
+    (0, 1 or 2), and `source` is that grid of `copy_sources`. A proper distribution over all V tokens of a cell, of
+    which only the target's entry is ever computed.
+    """
+    log_copy, log_rest = _log_weights(statistics, grid_step=grid_step, regime=regime)
+    smoothing = log_rest + unigram_log_probs(statistics, targets)
+    copied = torch.logaddexp(smoothing.new_tensor(log_copy), smoothing)
+    return torch.where(source == targets, copied, smoothing)
+
+
+def copy_top_k(
+    statistics: TokenStatistics, source: torch.Tensor, *, k: int, grid_step: int, regime: Regime
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k likeliest tokens of the same distribution: source (..., h, w) -> indices int32, values float32 (..., k).
+
+    Descending log-probabilities, as `metrics.tokens.top_k_cross_entropy` and a submission take them.
+    """
+    if not 1 <= k <= statistics.vocab_size:
+        raise ValueError(f"k must be in 1..{statistics.vocab_size}, the number of tokens, got {k}")
+    common = statistics.log_unigram.topk(k).indices.to(source.device)
+    source = source.long()[..., None]
+    # The source first, then the most common tokens; where it is one of them, that second mention is struck out.
+    candidates = torch.cat([source, common.expand(*source.shape[:-1], k)], -1)
+    log_probs = copy_log_probs(statistics, source, candidates, grid_step=grid_step, regime=regime)
+    log_probs[..., 1:].masked_fill_(candidates[..., 1:] == source, -math.inf)
+    top = log_probs.topk(k)
+    return candidates.gather(-1, top.indices).int(), top.values.float()
+
+
+def copy_last(context: torch.Tensor, num_future: int) -> torch.Tensor:
+    """The last context frame again: uint8 (B, T, H, W, 3) -> uint8 (B, num_future, H, W, 3)."""
+    _check_context(context, num_future)
+    return _repeat(context[:, -1], num_future)
+
+
+def context_mean(context: torch.Tensor, num_future: int) -> torch.Tensor:
+    """The mean of the context frames, rounded: uint8 (B, T, H, W, 3) -> uint8 (B, num_future, H, W, 3)."""
+    _check_context(context, num_future)
+    mean = context.sum(1, dtype=torch.int32).double() / context.shape[1]
+    return _repeat(mean.round().byte(), num_future)
+
+
+def blur(context: torch.Tensor, num_future: int, *, sigma: float = 3.0) -> torch.Tensor:
+    """The last context frame, blurred: uint8 (B, T, H, W, 3) -> uint8 (B, num_future, H, W, 3).
+
+    Where things move, a blur loses less PSNR than a sharp frame out of place. Gaussian of `sigma` pixels, cut at four
+    sigma or the frame's size, borders reflected. The default is *assumed*; choose it on training clips.
+    """
+    _check_context(context, num_future)
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be a positive number of pixels, got {sigma}")
+    height, width = context.shape[2:4]
+    radius = min(math.ceil(4 * sigma), height - 1, width - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=context.device)
+    kernel = torch.softmax(-0.5 * (offsets / sigma) ** 2, 0)
+    frames = context[:, -1].movedim(-1, 1).float().reshape(-1, 1, height, width)  # (B*3, 1, H, W)
+    frames = F.conv2d(F.pad(frames, (radius, radius, 0, 0), mode="reflect"), kernel.view(1, 1, 1, -1))
+    frames = F.conv2d(F.pad(frames, (0, 0, radius, radius), mode="reflect"), kernel.view(1, 1, -1, 1))
+    blurred = frames.round().clamp(0, 255).byte().reshape(-1, 3, height, width).movedim(1, -1)
+    return _repeat(blurred, num_future)
+
+
+def _smoothed(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return (counts + 1) / (counts.sum() + len(counts))
+
+
+def _copy_weight(copies: npt.NDArray[np.int64], unigram: npt.NDArray[np.float64], *, num_cells: int) -> float:
+    """Maximum-likelihood `a`, given how often each token was copied, by bisection on the likelihood's slope.
+
+    The log-likelihood sum_z copies_z log(a + (1 - a) u_z) + misses log(1 - a) is concave in a, so its slope has one
+    root. One miss is added to those seen, so that a stays below 1 and no token is ever impossible.
+    """
+    misses = num_cells - int(copies.sum()) + 1
+    seen = copies > 0
+    times, u = copies[seen], unigram[seen]
+
+    def slope(a: float) -> float:
+        return float((times * (1 - u) / (a + (1 - a) * u)).sum()) - misses / (1 - a)
+
+    low, high = 0.0, 1 - 1 / (num_cells + 1)  # The slope is never positive at `high`: a term is at most 1/a there.
+    if slope(low) <= 0:
+        return 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+    return low
+
+
+def _log_weights(statistics: TokenStatistics, *, grid_step: int, regime: Regime) -> tuple[float, float]:
+    """Logarithms of a and 1 - a."""
+    if regime not in REGIMES:
+        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
+    if grid_step not in range(NUM_FUTURE_GRIDS):
+        raise ValueError(f"grid_step must be in 0..{NUM_FUTURE_GRIDS - 1}, got {grid_step}")
+    weight = statistics.copy_weights[regime][grid_step]
+    return math.log(weight) if weight > 0 else -math.inf, math.log1p(-weight)
+
+
+def _regimes(data: object, *, where: str, below_one: bool) -> dict[Regime, tuple[float, ...]]:
+    """Read a share for each regime and future grid, or raise `InputError`."""
+    if not isinstance(data, dict) or set(data) != set(REGIMES):
+        raise InputError(f"{where} must hold {' and '.join(REGIMES)}")
+    result: dict[Regime, tuple[float, ...]] = {}
+    for regime in REGIMES:
+        shares = data[regime]
+        if not isinstance(shares, list) or len(shares) != NUM_FUTURE_GRIDS:
+            raise InputError(f"{where} must hold {NUM_FUTURE_GRIDS} numbers for {regime}, got {shares!r}")
+        if not all(isinstance(x, int | float) and 0 <= x <= 1 and not (below_one and x == 1) for x in shares):
+            raise InputError(f"{where} must be shares from 0 to 1{' exclusive' if below_one else ''}, got {shares!r}")
+        result[regime] = tuple(map(float, shares))
+    return result
+
+
+def _check_pair(pair: torch.Tensor, *, vocab_size: int) -> None:
+    if pair.ndim != 3 or len(pair) != NUM_CONTEXT_GRIDS + NUM_FUTURE_GRIDS or pair.is_floating_point():
+        raise InputError(f"a token pair must be integers of shape (6, h, w), got {pair.dtype} {tuple(pair.shape)}")
+    if pair.numel() == 0:
+        raise InputError(f"a token pair has no cells: {tuple(pair.shape)}")
+    if not 0 <= int(pair.min()) <= int(pair.max()) < vocab_size:
+        raise InputError(f"a token pair ranges over {pair.min()}..{pair.max()}, expected 0..{vocab_size - 1}")
+
+
+def _check_context(context: torch.Tensor, num_future: int) -> None:
+    if context.dtype != torch.uint8 or context.ndim != 5 or context.shape[-1] != 3 or context.shape[1] == 0:
+        raise InputError(f"context must be uint8 (B, T, H, W, 3), got {context.dtype} {tuple(context.shape)}")
+    if num_future < 1:
+        raise ValueError(f"num_future must be at least 1, got {num_future}")
+
+
+def _repeat(frame: torch.Tensor, num_future: int) -> torch.Tensor:
+    return frame[:, None].repeat(1, num_future, 1, 1, 1)

@@ -1,0 +1,375 @@
+"""The command line: reads options, calls the library, and turns every fault of the input into one line.
+
+Exit status: 0 done, 1 the input is faulty, 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+# No `from __future__ import annotations` here: the options of some commands are classes made inside functions, whose
+# annotations can only be resolved where they stand.
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import AvoidSubcommands, Positional
+
+import foreframe
+from foreframe.errors import InputError, UsageError
+
+# Torch and all that needs it is imported inside the commands, so that `--help` answers at once.
+
+COMMANDS = {
+    "demo": "see it all work on the sample data that ships with the package: train, evaluate, look",
+    "data": "simulate | info | encode: make, describe and tokenise dataset folders",
+    "train": "train a recipe into a run folder; the same command resumes",
+    "evaluate": "score a run on held-out clips, beside the trivial predictors",
+    "report": "one self-contained HTML page about one run or several",
+    "export": "copy a run without optimiser state, weights in half precision",
+    "recipes": "the named recipes, a line each",
+}
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `foreframe` command; exits with the status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        _complain(error)
+        return 2
+    except InputError as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        print("foreframe: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        # A full disk, a folder that may not be read or written: the system says which and why.
+        reason = error.strerror or str(error)
+        _complain(f"{error.filename}: {reason}" if error.filename else reason)
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"foreframe {foreframe.__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "demo": _demo,
+        "data": _data,
+        "train": _train,
+        "evaluate": _evaluate,
+        "report": _report,
+        "export": _export,
+        "recipes": _recipes,
+    }
+    if command not in commands:
+        raise UsageError(f"{command}: no such command; there are: {', '.join(commands)}")
+    return commands[command](rest)
+
+
+def _overview() -> str:
+    lines = ["usage: foreframe COMMAND ...", "", f"{foreframe.__doc__}", ""]
+    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join([*lines, "", "foreframe COMMAND --help tells a command's options."])
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Train a tiny model on the shipped sample, score it and the shipped weights, and write a page to look at."""
+
+    out: Path = Path("out/demo")
+    """Folder for the runs and the page. Stopped half-way, the same command goes on."""
+    num_steps: int | None = None
+    """Optimiser steps of the model trained from scratch; default: the recipe's, about two minutes on two cores."""
+
+
+def _demo(arguments: list[str]) -> int:
+    options = _parse(DemoOptions, arguments, prog="foreframe demo")
+    from foreframe.demo import demo
+
+    return 0 if demo(options.out, num_steps=options.num_steps) else 130
+
+
+def _data(arguments: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {"simulate": _simulate, "info": _info, "encode": _encode}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: foreframe data {simulate,info,encode} ...")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise UsageError(f"data {arguments[0]}: no such command; there are: {', '.join(commands)}")
+    return commands[arguments[0]](arguments[1:])
+
+
+def _simulate(arguments: list[str]) -> int:
+    from foreframe.sim import SimulateConfig, simulate
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Write a simulated dataset folder in 1X's v2.0 format: video, states and segments of `evesim`."""
+
+        out: Positional[Path]
+        """Folder to make."""
+        config: Annotated[SimulateConfig, tyro.conf.arg(name="")] = field(default_factory=SimulateConfig)
+
+    options = _parse(Options, arguments, prog="foreframe data simulate")
+    with _progress("simulate", "frames") as progress:
+        simulate(options.out, options.config, progress=progress)
+    print(f"wrote {options.out}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Say what a dataset folder holds."""
+
+    folder: Positional[Path]
+    """Dataset folder in 1X's v2.0 format, raw or tokenised."""
+    json: bool = False
+    """Print JSON."""
+
+
+def _info(arguments: list[str]) -> int:
+    options = _parse(InfoOptions, arguments, prog="foreframe data info")
+    from foreframe.data.layout import describe
+
+    facts = describe(options.folder)
+    if options.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):<{width}}  {value}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """Turn raw folders into tokenised ones."""
+
+    folder: Positional[Path]
+    """Raw dataset folder, or a folder that holds `train` and `val`."""
+    out: Path
+    """Folder to make; split folders keep their names in it."""
+    encoder: str = "tokenizer_tiny"
+    """Shipped tokenizer or the run folder of one."""
+    size: int = 128
+    """Side of the frames in pixels when tokenised: the video's own divided by a whole number."""
+
+
+def _encode(arguments: list[str]) -> int:
+    options = _parse(EncodeOptions, arguments, prog="foreframe data encode")
+    from foreframe.data.layout import find_split
+    from foreframe.encode import encode_folder
+    from foreframe.models.tokenizer import VideoTokenizer
+    from foreframe.models.weights import find_weights, load_model, weights_hash
+
+    weights = find_weights(options.encoder)
+    tokenizer = load_model(weights, VideoTokenizer)
+    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    found = {root for split in splits if (root := find_split(options.folder, split, kind="raw"))}
+    if not found:
+        raise InputError(f"{options.folder}: holds no dataset folder, nor any named train or val")
+    for root in sorted(found):
+        out = options.out if root == options.folder else options.out / root.name
+        with _progress(f"encode {root.name}", "frames") as progress:
+            encode_folder(
+                root, out, tokenizer=tokenizer, weights=weights_hash(weights), size=options.size, progress=progress
+            )
+        print(f"wrote {out}")
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: foreframe train RECIPE --out RUN [--field.sub VALUE ...]")
+        print("`foreframe recipes` lists the recipes, `foreframe train RECIPE --help` a recipe's fields")
+        return 0 if arguments else 2
+    from foreframe.config import RunConfig
+
+    config = _recipe(arguments[0])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Train a recipe into a run folder. The same command again resumes it."""
+
+        out: Path
+        """Run folder: new, or one that this command made."""
+        config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    options = _parse(
+        AvoidSubcommands[Options],  # type: ignore[valid-type]
+        arguments[1:],
+        prog=f"foreframe train {arguments[0]}",
+        default=Options(out=tyro.MISSING, config=config),
+    )
+    from foreframe.runs import train_run
+
+    if not train_run(options.out, options.config):
+        return 130
+    print(f"trained {options.out}; now: foreframe evaluate {options.out}")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from foreframe.evaluate import InferenceConfig
+
+    folder = next((Path(a) for a in arguments if not a.startswith("-")), None)
+    settings = InferenceConfig()
+    if folder is not None and "--help" not in arguments and "-h" not in arguments:
+        from foreframe.runs import open_run
+
+        settings = open_run(folder).config.inference
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Score a run's newest checkpoint on held-out clips and write `scores.json` and `predictions/` into it."""
+
+        run: Positional[Path]
+        """Run folder."""
+        data: Path | None = None
+        """Dataset folder, or one that holds `val`; default: beside the run's training data."""
+        inference: InferenceConfig = settings
+
+    options = _parse(Options, arguments, prog="foreframe evaluate")
+    from foreframe.runs import evaluate_run
+    from foreframe.tables import print_scores
+
+    with _progress("evaluate", "clips") as progress:
+        content = evaluate_run(options.run, data=options.data, inference=options.inference, progress=progress)
+    print_scores(content)
+    print(f"wrote {options.run / 'scores.json'}; now: foreframe report {options.run} --out report.html")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Write one self-contained HTML page: scores, curves, clips, receipts."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path = Path("report.html")
+    """File to write."""
+
+
+def _report(arguments: list[str]) -> int:
+    options = _parse(ReportOptions, arguments, prog="foreframe report")
+    if not options.runs:
+        raise UsageError("report: name at least one run folder")
+    from foreframe.report import write_report
+
+    write_report(options.runs, options.out)
+    print(f"wrote {options.out}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Copy a run with its newest checkpoint in half precision and without optimiser state: small enough to pass on."""
+
+    run: Positional[Path]
+    """Run folder."""
+    out: Path
+    """Run folder to make."""
+
+
+def _export(arguments: list[str]) -> int:
+    options = _parse(ExportOptions, arguments, prog="foreframe export")
+    from foreframe.runs import export_run
+
+    export_run(options.run, options.out)
+    print(f"wrote {options.out}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesOptions:
+    """List the named recipes."""
+
+
+def _recipes(arguments: list[str]) -> int:
+    _parse(RecipesOptions, arguments, prog="foreframe recipes")
+    from foreframe.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        print(f"{name:<{width}}  {' '.join((recipe.__doc__ or '').split())}")
+    return 0
+
+
+# -- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _recipe(name: str) -> Any:
+    from foreframe.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise UsageError(f"{name}: no such recipe; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def _parse(options: type[T] | Any, arguments: list[str], *, prog: str, default: Any = None) -> T:
+    """Options from the command line; whatever tyro has to say against them becomes one line."""
+    keywords = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(options, prog=prog, args=arguments, **keywords)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{_one_line(said.getvalue())}; {prog} --help lists the options") from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's framed error, without the frame, the title and what follows the first rule."""
+    words: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│╭╮╰╯ ")
+        if text.startswith("──"):
+            break
+        words += text.split()
+    return " ".join(words).replace("Error parsing config.", "").removeprefix("Error parsing ").rstrip(".")
+
+
+@contextlib.contextmanager
+def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} " + unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _complain(message: object) -> None:
+    print(f"foreframe: {' '.join(str(message).split())}", file=sys.stderr)

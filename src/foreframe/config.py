@@ -1,0 +1,105 @@
+"""What a run is made of, as one value: written to `config.json` first, read back by every later command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from foreframe.errors import InputError
+from foreframe.evaluate import InferenceConfig
+from foreframe.tracks.compression import CompressionConfig, CompressionTrack
+from foreframe.tracks.reconstruction import ReconstructionConfig, ReconstructionTrack
+from foreframe.train.loop import TrainConfig
+from foreframe.train.optim import OptimConfig
+
+if TYPE_CHECKING:
+    from foreframe.tracks.track import Track
+
+CONFIG_FILE = "config.json"
+CONFIG_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result, and where its data lies."""
+
+    recipe: str
+    """Name of the recipe it started from."""
+    track: CompressionConfig | ReconstructionConfig
+    """Data, model and objective."""
+    data: Path | None = None
+    """Folder with `train` and `val` datasets, or one dataset folder; None is the sample inside the package."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, batch and schedule of looking."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """How `evaluate` predicts."""
+    version: int = CONFIG_VERSION
+    """Format version of `config.json`."""
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def build_track(config: RunConfig) -> Track[Any]:
+    """The track that the configuration describes."""
+    match config.track:
+        case CompressionConfig():
+            return CompressionTrack(config.track)
+        case ReconstructionConfig():
+            return ReconstructionTrack(config.track)
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """JSON-ready, in the order of the fields."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def save_config(run: Path, config: RunConfig) -> None:
+    """Write `config.json` whole."""
+    partial = run / f".{CONFIG_FILE}.partial"
+    partial.write_text(json.dumps(to_json(config), indent=1) + "\n")
+    partial.replace(run / CONFIG_FILE)
+
+
+def load_config(run: Path) -> RunConfig:
+    """Read `config.json`; `InputError` with the field if it is not one of this build's."""
+    path = run / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a run's configuration: {error}") from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != CONFIG_VERSION:
+        raise InputError(f"{path}: configuration version {version!r}, this build reads {CONFIG_VERSION}")
+    try:
+        return _ADAPTER.validate_python(content)
+    except (ValidationError, ValueError) as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from error
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (ours, theirs) of every field in which two configurations differ."""
+
+    def flatten(value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        pieces = [flatten(item, f"{name}.{key}" if name else key) for key, item in value.items()]
+        return {key: item for piece in pieces for key, item in piece.items()}
+
+    left, right = flatten(to_json(ours), ""), flatten(to_json(theirs), "")
+    names = [*left, *(name for name in right if name not in left)]
+    return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}"
+    return str(error)

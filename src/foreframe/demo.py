@@ -1,0 +1,54 @@
+"""The demo: on the sample inside the package, train a tiny model, score it and the shipped one, and make a page."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from foreframe.models.weights import shipped_runs
+from foreframe.recipes import RECIPES
+from foreframe.report import write_report
+from foreframe.runs import copy_shipped, evaluate_run, sample_data, train_run
+from foreframe.tables import print_scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = "compression_tiny"
+PAGE = "report.html"
+
+
+def demo(out: Path, *, num_steps: int | None = None) -> bool:
+    """Fill `out` with two runs and `report.html`, and say where the page is.
+
+    Stopped by Ctrl-C, it returns False; the same call goes on where it was. Nothing is ever half-written.
+    """
+    console = Console(stderr=True)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:4.0f} s[/dim]  {text}", highlight=False)
+
+    config = RECIPES[RECIPE]()
+    if num_steps is not None:
+        config = replace(config, train=replace(config.train, num_steps=num_steps))
+    scratch, shipped, cache = out / "from_scratch", out / "shipped", out / "cache"
+    say("sample: simulated robot video, train and val filmed in different rooms")
+    say(f"training {RECIPE} from scratch for {config.train.num_steps} steps (first the video becomes tokens)")
+    if not train_run(scratch, config, cache=cache):
+        return False
+    runs = [scratch]
+    if RECIPE in shipped_runs():
+        copy_shipped(RECIPE, shipped)
+        runs.append(shipped)
+    for run in runs:
+        say(f"evaluating {run.name} on rooms it has never seen")
+        content = evaluate_run(run, data=sample_data(), cache=cache)
+        print_scores(content, title=run.name)
+    write_report(runs, out / PAGE, title="foreframe demo")
+    say("done; open this page in a browser:")
+    print((out / PAGE).resolve())
+    return True

@@ -1,0 +1,208 @@
+"""The spatio-temporal transformer over video tokens (1X challenge report, section 3.1).
+
+One layer is spatial attention over the cells of one grid, then causal temporal attention over the steps of one cell,
+then one feed-forward. Position t of the input predicts the same cell of grid t + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from foreframe.states import NUM_CHANNELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class STTransformerConfig:
+    """Size of an `STTransformer`. The defaults are the winning entry's 136 M parameters."""
+
+    vocab_size: int = 64_000
+    """Number of distinct tokens (Cosmos: 8*8*8*5*5*5)."""
+    grid: int = 32
+    """Cells along each side of a token grid (section 3)."""
+    num_grids: int = 5
+    """Longest input, in grids (section 3.1: T = 5)."""
+    num_layers: int = 24
+    """Section 3.1."""
+    num_heads: int = 8
+    """Section 3.1."""
+    width: int = 512
+    """Embedding dimension (section 3.1)."""
+    mlp_ratio: int = 4
+    """Feed-forward width over `width` (*assumed*; with it the count comes to 136 M)."""
+    dropout: float = 0.1
+    """On embeddings, feed-forward and residual paths (section 3.1)."""
+    attention_dropout: float = 0.1
+    """On attention weights (section 3.1); a switch of its own because it decides which attention kernels can run."""
+    num_states: int = 64
+    """State rows given with a clip (section 3)."""
+    state_width: int = 2048
+    """Hidden width of the state MLP (*assumed*; with it the count comes to 136 M)."""
+    state_pooling: Literal["target_rows", "adaptive"] = "target_rows"
+    """How state rows meet grids (*assumed*): the mean over the frames that the predicted grid was made from, or an
+    even split of all rows over the positions."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads")
+
+
+def grid_rows(grid: int) -> range:
+    """Frames of the clip that token grid `grid` was made from: 0 | 1-8 | 9-16 | 17 | 18-25 | 26-33 and so on.
+
+    Every block of three grids stands for 17 frames and starts with a single one (Cosmos DV8x8x8).
+    """
+    block, inside = divmod(grid, 3)
+    first = 17 * block
+    return range(first, first + 1) if inside == 0 else range(first + 8 * inside - 7, first + 8 * inside + 1)
+
+
+class STTransformer(nn.Module):
+    """Token grids and state rows to a distribution over the next grid's tokens."""
+
+    def __init__(self, config: STTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_cells = config.grid**2
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        """Input embedding and, transposed, the output layer."""
+        self.spatial_position = nn.Parameter(torch.empty(num_cells, config.width))
+        self.temporal_position = nn.Parameter(torch.empty(config.num_grids, config.width))
+        self.states = StateBranch(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(STLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """GPT-2's initialisation: every weight and table N(0, 0.02), every bias zero (section 3.2)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if not isinstance(module, nn.Embedding) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for table in (self.spatial_position, self.temporal_position, self.states.position):
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self, tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Features (B, T, S, D) that predict grids 1 to T; `logits` turns them into scores.
+
+        Args:
+            tokens: (B, T, h, w) integers, T at most `num_grids`.
+            states: (B, num_states, 25) normalised state rows, row 0 at the first frame of grid 0.
+        """
+        _, num_grids, height, width = tokens.shape
+        config = self.config
+        if num_grids > config.num_grids or (height, width) != (config.grid, config.grid):
+            raise ValueError(
+                f"token grids (B, {num_grids}, {height}, {width}) do not fit a model of at most {config.num_grids} "
+                f"grids of {config.grid}x{config.grid}"
+            )
+        x = self.embedding(tokens.flatten(2))
+        x = x + self.spatial_position + self.temporal_position[:num_grids, None]
+        x = x + self.states(states, num_grids)[:, :, None]
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) to unnormalised log-probabilities (..., vocab_size) through the tied embedding."""
+        return F.linear(features, self.embedding.weight)
+
+
+class StateBranch(nn.Module):
+    """State rows (B, R, 25) to one vector for each input position (B, T, D), added to all cells of that position.
+
+    MLP on each row, convolution over rows (kernel 3, padding 1), learned row positions (section 3.1); then the rows
+    of the grid to be predicted are averaged, so that position t knows how the robot moves while grid t + 1 is filmed.
+    """
+
+    pooling: torch.Tensor
+
+    def __init__(self, config: STTransformerConfig) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(NUM_CHANNELS, config.state_width), nn.GELU(), nn.Linear(config.state_width, config.width)
+        )
+        self.conv = nn.Conv1d(config.width, config.width, kernel_size=3, padding=1)
+        self.position = nn.Parameter(torch.empty(config.num_states, config.width))
+        self.register_buffer("pooling", _pooling_weights(config), persistent=False)
+
+    def forward(self, states: torch.Tensor, num_grids: int) -> torch.Tensor:
+        """(B, num_states, 25) to (B, num_grids, D)."""
+        if states.shape[1:] != (len(self.position), NUM_CHANNELS):
+            raise ValueError(f"states have shape {tuple(states.shape)}, not (B, {len(self.position)}, {NUM_CHANNELS})")
+        rows = self.conv(self.mlp(states).transpose(1, 2)).transpose(1, 2) + self.position
+        return self.pooling[:num_grids].to(rows.dtype) @ rows
+
+
+def _pooling_weights(config: STTransformerConfig) -> torch.Tensor:
+    """(num_grids, num_states) matrix whose row t averages the state rows that position t listens to."""
+    weights = torch.zeros(config.num_grids, config.num_states)
+    for position in range(config.num_grids):
+        if config.state_pooling == "target_rows":
+            rows = grid_rows(position + 1)
+            if rows[-1] >= config.num_states:
+                raise ValueError(f"{config.num_states} state rows end before the frames of grid {position + 1}")
+        else:
+            rows = range(
+                position * config.num_states // config.num_grids,
+                -(-(position + 1) * config.num_states // config.num_grids),
+            )
+        weights[position, rows.start : rows.stop] = 1 / len(rows)
+    return weights
+
+
+class STLayer(nn.Module):
+    """Pre-norm residual layer: spatial attention, causal temporal attention, one feed-forward."""
+
+    def __init__(self, config: STTransformerConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.mlp_ratio * config.width
+        self.spatial_norm = nn.LayerNorm(width)
+        self.spatial = SelfAttention(config)
+        self.temporal_norm = nn.LayerNorm(width)
+        self.temporal = SelfAttention(config)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTSD: torch.Tensor) -> torch.Tensor:
+        """(B, T, S, D) to the same shape."""
+        x = x_BTSD
+        x = x + self.dropout(self.spatial(self.spatial_norm(x), causal=False))
+        # Cells become the batch and steps the sequence.
+        x_BSTD = self.temporal_norm(x).transpose(1, 2)
+        x = x + self.dropout(self.temporal(x_BSTD, causal=True).transpose(1, 2))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention along the second last axis, with LayerNorm on queries and keys.
+
+    The report says QKNorm without its kind; LayerNorm over the head dimension is *assumed*.
+    """
+
+    def __init__(self, config: STTransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.query_norm = nn.LayerNorm(config.width // config.num_heads)
+        self.key_norm = nn.LayerNorm(config.width // config.num_heads)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = config.attention_dropout
+
+    def forward(self, x: torch.Tensor, *, causal: bool) -> torch.Tensor:
+        """(..., L, D) to the same shape; with `causal`, step l sees steps up to l only."""
+        batch_shape, (length, width) = x.shape[:-2], x.shape[-2:]
+        qkv = self.qkv(x).reshape(-1, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = self.query_norm(q), self.key_norm(k)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, dropout_p=dropout, is_causal=causal)
+        return self.out(y.transpose(1, 2).reshape(*batch_shape, length, width))

@@ -1,0 +1,115 @@
+"""A model as a folder: `model.json` says what it is, `model.safetensors` holds its parameters, nothing is unpickled.
+
+A run keeps such folders under `checkpoints/step_00001000/`; whoever needs a trained model names the run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from foreframe.errors import InputError, UsageError
+from foreframe.hashing import sha256_file
+from foreframe.models.st_transformer import STTransformer, STTransformerConfig
+from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Model = STTransformer | VideoTokenizer
+
+ModelT = TypeVar("ModelT", STTransformer, VideoTokenizer)
+
+WEIGHTS_FILE = "model.safetensors"
+MODEL_FILE = "model.json"
+_CONFIGS = {"STTransformer": STTransformerConfig, "VideoTokenizer": TokenizerConfig}
+_STEP = re.compile(r"step_\d{8}")
+
+
+def save_model(folder: Path, model: Model, *, dtype: torch.dtype | None = None) -> None:
+    """Write `model.json` and `model.safetensors` into an existing folder, floats in `dtype` if one is given."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if dtype is not None:
+        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    description = {"class": type(model).__name__, "config": asdict(model.config)}
+    (folder / MODEL_FILE).write_text(json.dumps(description, indent=1) + "\n")
+    save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
+    """Build what `model.json` describes and fill it in float32; `InputError` if it is another class or does not fit."""
+    try:
+        description = json.loads((folder / MODEL_FILE).read_text())
+        name, config = description["class"], description["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / MODEL_FILE}: cannot be read as a model description: {error}") from error
+    if name != expected.__name__:
+        raise InputError(f"{folder}: holds a {name}, but a {expected.__name__} is needed here")
+    try:
+        model = expected(TypeAdapter(_CONFIGS[name]).validate_python(config))
+    except (ValidationError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / MODEL_FILE}: not a valid {name} configuration: {reason}") from error
+    load_weights(folder, model)
+    return model.eval()
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill `model` in place from `model.safetensors`; names and shapes must match exactly."""
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / WEIGHTS_FILE}: does not fit the model: {reason}") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a safetensors file, on the CPU; `InputError` naming the file if it is missing or broken."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of `model.safetensors`, which a receipt or a cache's fingerprint names."""
+    return sha256_file(folder / WEIGHTS_FILE)
+
+
+def find_weights(name: str | Path) -> Path:
+    """The folder that holds `model.json` for a shipped model's name, a model folder, or a run's newest checkpoint.
+
+    Raises `UsageError` if there is no such thing and `InputError` if a run has no complete checkpoint.
+    """
+    shipped = shipped_runs()
+    path = shipped[str(name)] if str(name) in shipped else Path(name)
+    if not path.exists():
+        raise UsageError(f"{name}: no such run or model folder, nor one of the shipped models: {', '.join(shipped)}")
+    if (path / MODEL_FILE).is_file():
+        return path
+    steps = checkpoint_folders(path)
+    if not steps:
+        raise InputError(f"{path}: holds neither {MODEL_FILE} nor a finished checkpoint; train it first")
+    return steps[-1]
+
+
+def shipped_runs() -> dict[str, Path]:
+    """The trained runs inside the package, by name."""
+    root = Path(str(resources.files("foreframe"))) / "weights"
+    return {folder.name: folder for folder in sorted(root.glob("*")) if (folder / "checkpoints").is_dir()}
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """A run's finished checkpoints, oldest first. Whatever is not named `step_` and eight digits is not finished."""
+    return sorted(folder for folder in (run / "checkpoints").glob("step_*") if _STEP.fullmatch(folder.name))

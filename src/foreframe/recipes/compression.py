@@ -1,0 +1,59 @@
+"""Recipes of the compression track: the winning entry's, and one of the same classes that a laptop trains."""
+
+from __future__ import annotations
+
+from foreframe.config import RunConfig
+from foreframe.models.st_transformer import STTransformerConfig
+from foreframe.tracks.compression import CompressionConfig
+from foreframe.train.loop import TrainConfig
+from foreframe.train.optim import OptimConfig
+
+
+def compression_136m() -> RunConfig:
+    """The winning entry: 136 M parameters on 1X's Cosmos tokens (report, section 3; 80 epochs of 306,000 clips)."""
+    return RunConfig(
+        recipe="compression_136m",
+        track=CompressionConfig(model=STTransformerConfig()),
+        train=TrainConfig(
+            num_steps=153_000,
+            global_batch_size=160,
+            micro_batch_size=20,
+            precision="bf16",
+            checkpoint_every=2_000,
+            log_every=50,
+            validate_every=2_000,
+            num_val_clips=160,
+        ),
+        optim=OptimConfig(learning_rate=8e-4, warmup_steps=2_000, weight_decay=0.05),
+    )
+
+
+def compression_tiny() -> RunConfig:
+    """The same classes at 1.3 M parameters on 16x16 grids of 1,000 tokens: learns on a CPU in minutes."""
+    return RunConfig(
+        recipe="compression_tiny",
+        track=CompressionConfig(
+            model=STTransformerConfig(
+                vocab_size=1_000,
+                grid=16,
+                num_layers=4,
+                num_heads=4,
+                width=128,
+                dropout=0.0,
+                attention_dropout=0.0,
+                state_width=256,
+            ),
+            tokenizer="tokenizer_tiny",
+            pair_stride=1,
+        ),
+        train=TrainConfig(
+            num_steps=200,
+            global_batch_size=8,
+            micro_batch_size=8,
+            checkpoint_every=100,
+            log_every=5,
+            validate_every=50,
+            num_val_clips=16,
+        ),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.05),
+    )

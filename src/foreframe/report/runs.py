@@ -1,0 +1,229 @@
+"""Reads what a run folder holds for the report: configuration, journal, scores with their receipt, predicted clips."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from foreframe.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCORES_VERSION = 1
+"""Format version of scores.json that this build reads."""
+
+NOT_METRICS = frozenset({"step", "time", "split"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean with its 95 % interval; the ends are None where none was computed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a score measures."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One predictor on one metric."""
+
+    metric: str
+    predictor: str
+    value: Interval
+    margin: Interval | None
+    """Model minus this predictor, paired over the same clips; None for the model itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """scores.json, with the receipt that makes it fit to be shown."""
+
+    track: str
+    receipt: dict[str, Any]
+    metrics: tuple[Metric, ...]
+    scores: tuple[Score, ...]
+    predictors: dict[str, str]
+    """What each trivial predictor does, by name."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the receipt says that the clips are simulated."""
+        return find_key(self.receipt, "simulated") is True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """metrics.jsonl as curves."""
+
+    curves: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    """metric > split > step > value. A step logged again after a resumed run keeps its last value."""
+    num_unreadable: int = 0
+    """Lines that are no JSON object with a step, apart from a torn last line."""
+    num_not_finite: int = 0
+    """Values left out because they are infinite or not a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run folder, read."""
+
+    path: Path
+    name: str
+    recipe: str
+    track: str
+    config: dict[str, Any]
+    journal: Journal
+    scores: Scores | None
+    """None when the run was not evaluated, or when its scores carry no receipt."""
+    receipt_missing: bool
+    """There are scores, but no receipt to show them with."""
+    prediction_files: tuple[Path, ...]
+
+
+def read_run(path: Path) -> Run:
+    """The run folder at `path`. Only config.json must be there; what else is missing stays empty."""
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such run folder; `foreframe train RECIPE --out {path}` makes one")
+    config = _read_object(path / "config.json", missing=f"{path}: not a run folder, config.json is missing")
+    scores, receipt_missing = None, False
+    if (path / "scores.json").is_file():
+        scores = read_scores(path / "scores.json")
+        receipt_missing = scores is None
+    track = config.get("track")
+    kind = track.get("kind") if isinstance(track, dict) else track
+    return Run(
+        path=path,
+        name=path.resolve().name,
+        recipe=str(config.get("recipe") or "unnamed"),
+        track=str(kind or (scores.track if scores else "unknown")),
+        config=config,
+        journal=read_journal(path / "metrics.jsonl"),
+        scores=scores,
+        receipt_missing=receipt_missing,
+        prediction_files=tuple(sorted((path / "predictions").glob("*.npz"), key=_natural)),
+    )
+
+
+def read_scores(path: Path) -> Scores | None:
+    """scores.json; None when it carries no receipt. Raises `InputError` if it is not in the expected form."""
+    data = _read_object(path, missing=f"{path}: missing")
+    if data.get("version") != SCORES_VERSION:
+        raise InputError(f"{path}: scores version {data.get('version')!r}, this build reads {SCORES_VERSION}")
+    receipt = data.get("receipt")
+    if not isinstance(receipt, dict) or not receipt:
+        return None
+    try:
+        metrics = tuple(
+            Metric(
+                name=name,
+                title=str(entry.get("title") or spoken(name)),
+                unit=str(entry.get("unit") or ""),
+                higher_is_better=bool(entry["higher_is_better"]),
+                description=str(entry.get("description") or ""),
+            )
+            for name, entry in data["metrics"].items()
+        )
+        scores = tuple(
+            Score(
+                metric=str(entry["metric"]),
+                predictor=str(entry["predictor"]),
+                value=_interval(entry),
+                margin=None if entry.get("margin") is None else _interval(entry["margin"]),
+            )
+            for entry in data["scores"]
+        )
+        predictors = {str(name): str(text) for name, text in (data.get("predictors") or {}).items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: not in the form that `foreframe evaluate` writes ({what}); run it again") from error
+    unknown = sorted({score.metric for score in scores} - {metric.name for metric in metrics})
+    if unknown:
+        raise InputError(f"{path}: scores for metrics that it does not describe: {', '.join(unknown)}")
+    track = str(data.get("track") or "unknown")
+    return Scores(track=track, receipt=receipt, metrics=metrics, scores=scores, predictors=predictors)
+
+
+def read_journal(path: Path) -> Journal:
+    """metrics.jsonl as curves; a torn last line (a killed run) is left out without a word."""
+    if not path.is_file():
+        return Journal()
+    lines = path.read_bytes().split(b"\n")
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    num_unreadable = num_not_finite = 0
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            step, split = int(entry["step"]), str(entry.get("split", "train"))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            num_unreadable += number < len(lines) - 1
+            continue
+        for name, value in entry.items():
+            if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                curves.setdefault(name, {}).setdefault(split, {})[step] = float(value)
+            else:
+                num_not_finite += 1
+    return Journal(curves=curves, num_unreadable=num_unreadable, num_not_finite=num_not_finite)
+
+
+def find_key(tree: object, key: str) -> Any:
+    """The first value stored under `key` anywhere in a nested receipt, the outermost first; None if there is none."""
+    level = [tree]
+    while level:
+        found = [node[key] for node in level if isinstance(node, dict) and key in node]
+        if found:
+            return found[0]
+        level = [child for node in level if isinstance(node, dict) for child in node.values()]
+    return None
+
+
+def spoken(name: str) -> str:
+    """A name in code as words: `copy_last` is "copy last"."""
+    return name.replace("_", " ")
+
+
+def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(missing)
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold a JSON object, holds {type(data).__name__}")
+    return data
+
+
+def _interval(entry: dict[str, Any]) -> Interval:
+    ends = [entry.get("low"), entry.get("high")]
+    low, high = (float(end) if end is not None and math.isfinite(end) else None for end in ends)
+    return Interval(mean=float(entry["mean"]), low=low, high=high)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which clip_2 comes before clip_10."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

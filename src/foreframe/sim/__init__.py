@@ -1,0 +1,5 @@
+"""evesim, a simulated humanoid in furnished rooms that writes 1X v2.0-format data. MuJoCo is imported only when it runs."""
+
+from foreframe.sim.generate import SimulateConfig, simulate
+
+__all__ = ["SimulateConfig", "simulate"]

@@ -1,0 +1,132 @@
+"""The reconstruction track: train the video tokenizer to give back the frames it was shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from foreframe.batch import Batch, to_frames
+from foreframe.data.clips import VideoClips, clip_ids
+from foreframe.data.raw import RawDataset
+from foreframe.errors import InputError
+from foreframe.metrics.image import PSNR_CAP_DB, psnr
+from foreframe.models.tokenizer import BLOCK_FRAMES, TokenizerConfig, VideoTokenizer
+from foreframe.tracks.track import MODEL, Loss, Metric, Scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from foreframe.data.loader import ClipDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """Which tokenizer is trained, on what frames."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    """Names the track in `config.json`."""
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer's size."""
+    size: int = 128
+    """Side of the frames in pixels: the video's own divided by a whole number."""
+    clip_stride: int = 17
+    """Frames from the start of one training clip to the next."""
+    absolute_weight: float = 0.2
+    """Weight of the absolute error beside the squared one, which alone would blur edges."""
+
+
+class ReconstructionTrack:
+    """`Track` over single blocks of 17 frames."""
+
+    kind = "reconstruction"
+
+    def __init__(self, config: ReconstructionConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """See `Track`."""
+        return {
+            "psnr": Metric(
+                title="PSNR of the reconstruction",
+                unit="dB",
+                higher_is_better=True,
+                description="Decoded against recorded frames, 8-bit RGB; mean over clips of the mean over 17 frames.",
+            )
+        }
+
+    @cached_property
+    def predictors(self) -> dict[str, str]:
+        """See `Track`."""
+        return {
+            "first_frame": "the block's first frame, repeated",
+            "block_mean": "the mean of the block's 17 frames, repeated",
+        }
+
+    def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
+        """Blocks of a raw folder; nothing is cached, and the video is always there."""
+        del cache, with_video
+        dataset = RawDataset(root)
+        segments = [dataset.segments(shard.index) for shard in dataset.layout.shards]
+        ids = clip_ids(segments, length=BLOCK_FRAMES, stride=self.config.clip_stride)
+        if not ids:
+            raise InputError(f"{root}: no recording is as long as a block of {BLOCK_FRAMES} frames")
+        return VideoClips(
+            dataset, ids, frame_offsets=range(BLOCK_FRAMES), num_states=BLOCK_FRAMES, size=self.config.size
+        )
+
+    def fit(self, clips: ClipDataset) -> None:
+        """Nothing is counted: pixels need no statistics."""
+
+    def save_statistics(self, folder: Path) -> None:
+        """There are none."""
+
+    def load_statistics(self, folder: Path) -> None:
+        """There are none."""
+
+    def build(self) -> VideoTokenizer:
+        """See `Track`."""
+        return VideoTokenizer(self.config.model)
+
+    def loss(self, model: VideoTokenizer, batch: Batch) -> Loss:
+        """Mean squared plus weighted absolute error of the frames, straight through the quantiser."""
+        video = _video(batch)
+        error = model(video).float() - video
+        squared = error.square().mean()
+        value = squared + self.config.absolute_weight * error.abs().mean()
+        return Loss(value=value, logs={"squared_error": squared.detach()})
+
+    @torch.no_grad()
+    def predict(self, model: VideoTokenizer, batch: Batch) -> torch.Tensor:
+        """The block through tokens and back, uint8 (B, 17, H, W, 3)."""
+        return to_frames(model.decode(model.encode(_video(batch))))
+
+    def score(self, model: VideoTokenizer, batch: Batch, prediction: torch.Tensor) -> Scores:
+        """PSNR of the block."""
+        del model
+        truth = to_frames(_video(batch))
+        mean = truth.double().mean(1, keepdim=True).round().byte()
+        videos = {MODEL: prediction, "first_frame": truth[:, :1], "block_mean": mean}
+        return {
+            "psnr": {
+                name: psnr(video.expand_as(truth), truth, cap_db=PSNR_CAP_DB).mean(1) for name, video in videos.items()
+            }
+        }
+
+    def panels(self, batch: Batch, prediction: torch.Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `Track`; there is no context, all 17 frames are given back."""
+        truth = to_frames(_video(batch))
+        videos = {"context": truth[:, :0], "truth": truth, "prediction": prediction}
+        return {name: video.cpu().numpy() for name, video in videos.items()}
+
+
+def _video(batch: Batch) -> torch.Tensor:
+    if batch.video is None:
+        raise InputError("the reconstruction track needs video clips, and this batch has none")
+    return batch.video

@@ -1,0 +1,109 @@
+"""What a track is: the one interface through which training, evaluation and the command line know a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from foreframe.batch import Batch
+    from foreframe.data.loader import ClipDataset
+
+MODEL = "model"
+"""Name of the trained model among the predictors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a column of scores means."""
+
+    title: str
+    """As a person reads it."""
+    unit: str
+    """`nats/token`, `dB`, `share`."""
+    higher_is_better: bool
+    description: str
+    """One sentence: what is compared with what, averaged over what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What one training step minimises, and what it logs."""
+
+    value: torch.Tensor
+    """Scalar with a gradient: the mean over the clips of the batch."""
+    logs: dict[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    """Detached scalars, means over the batch's clips."""
+
+
+Scores = dict[str, dict[str, "torch.Tensor"]]
+"""metric -> predictor -> (B,) float64: one value for each clip, so that every mean can be taken and checked later."""
+
+PredictionT = TypeVar("PredictionT")
+
+
+class Track(Protocol[PredictionT]):
+    """A task of the challenge: its data, its model, its loss, its predictions and their scores.
+
+    `fit` or `load_statistics` comes before anything that takes a batch.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`compression`, `reconstruction`, ..."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics that `score` returns, most important first."""
+        ...
+
+    @property
+    def predictors(self) -> dict[str, str]:
+        """What stands beside the model in `score`: name and one line of explanation."""
+        ...
+
+    def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
+        """The clips of one split; what must be derived from it first (tokens, latents) is kept under `cache`.
+
+        `with_video` adds the frames to each batch where the folder holds them: for scores in pixels and for looking.
+        """
+        ...
+
+    def fit(self, clips: ClipDataset) -> None:
+        """Compute and keep what is learnt by counting, from *training* clips only: normalisation and baselines."""
+        ...
+
+    def save_statistics(self, folder: Path) -> None:
+        """Write what `fit` found beside the weights."""
+        ...
+
+    def load_statistics(self, folder: Path) -> None:
+        """Read what `save_statistics` wrote; `InputError` if it does not fit this build's channels or the model."""
+        ...
+
+    def build(self) -> Any:
+        """A freshly initialised model (one of those `models.weights` can save)."""
+        ...
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """The training objective on one micro-batch."""
+        ...
+
+    def predict(self, model: Any, batch: Batch) -> PredictionT:
+        """The future, from the batch's context and states alone."""
+        ...
+
+    def score(self, model: Any, batch: Batch, prediction: PredictionT) -> Scores:
+        """Compare with the truth in the batch, for the model and for every trivial predictor."""
+        ...
+
+    def panels(self, batch: Batch, prediction: PredictionT) -> dict[str, npt.NDArray[np.uint8]]:
+        """Videos to look at: name -> uint8 (B, T, H, W, 3); at least `context`, `truth` and `prediction`."""
+        ...

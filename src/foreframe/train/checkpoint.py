@@ -1,0 +1,172 @@
+"""Checkpoints that are whole or not there: written beside, sealed by a manifest, shown by one rename.
+
+    RUN/checkpoints/step_00001000/
+        model.json, model.safetensors   what and where the model is (models/weights.py)
+        statistics.json, ...            the track's training-set numbers
+        optimizer.safetensors           Adam's averages by parameter name
+        trainer.json                    step, elapsed seconds
+        manifest.json                   size and SHA-256 of every other file; written last
+
+Random numbers need no saving: every step draws from a seed of its own (`train.loop`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from foreframe.errors import InputError
+from foreframe.hashing import sha256_file
+from foreframe.models.weights import MODEL_FILE, checkpoint_folders, load_weights, read_tensors, save_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from foreframe.tracks.track import Track
+
+MANIFEST_FILE = "manifest.json"
+TRAINER_FILE = "trainer.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    elapsed: float = 0.0
+    """Seconds of training over all sittings."""
+
+
+def save_checkpoint(
+    run: Path, progress: Progress, *, track: Track[Any], model: Any, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write the checkpoint of `progress.step` and remove all but the newest `keep`; returns its folder."""
+    root = run / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(".partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    final = root / f"step_{progress.step:08d}"
+    if final.exists():
+        return final
+    partial = root / f".partial-{secrets.token_hex(4)}"
+    partial.mkdir()
+    try:
+        save_model(partial, model)
+        track.save_statistics(partial)
+        save_file(_optimizer_tensors(optimizer, model), partial / OPTIMIZER_FILE)
+        trainer = {"version": CHECKPOINT_VERSION, "step": progress.step, "elapsed": progress.elapsed}
+        (partial / TRAINER_FILE).write_text(json.dumps(trainer) + "\n")
+        seal(partial)
+        partial.rename(final)
+        _sync(root)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in checkpoint_folders(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(
+    folder: Path, *, track: Track[Any], model: Any, optimizer: torch.optim.Optimizer | None = None
+) -> Progress:
+    """Fill model, statistics and optimiser from a checkpoint whose files all match its manifest."""
+    verify(folder)
+    load_weights(folder, model)
+    track.load_statistics(folder)
+    if optimizer is not None:
+        _load_optimizer(folder / OPTIMIZER_FILE, optimizer, model)
+    trainer = _read_json(folder / TRAINER_FILE)
+    if trainer.get("version") != CHECKPOINT_VERSION:
+        raise InputError(
+            f"{folder / TRAINER_FILE}: checkpoint version {trainer.get('version')!r}, this build reads "
+            f"{CHECKPOINT_VERSION}; train anew into another folder"
+        )
+    return Progress(step=int(trainer["step"]), elapsed=float(trainer["elapsed"]))
+
+
+def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
+    """Copy the checkpoint that `model` was loaded from, weights as float16 and without the optimiser's state."""
+    out.mkdir()
+    save_model(out, model, dtype=torch.float16)
+    for path in folder.glob("*.json"):
+        if path.name not in (MANIFEST_FILE, MODEL_FILE):
+            shutil.copy(path, out / path.name)
+    seal(out)
+
+
+def seal(folder: Path) -> None:
+    """Flush every file to disk and write the manifest, last."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        _sync(path)
+        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest = folder / MANIFEST_FILE
+    manifest.write_text(json.dumps({"version": CHECKPOINT_VERSION, "files": files}, indent=1) + "\n")
+    _sync(manifest)
+    _sync(folder)
+
+
+def verify(folder: Path) -> None:
+    """Raise `InputError` unless every file the manifest names is there with the right size and hash."""
+    advice = "delete that checkpoint folder to go on from the one before it"
+    files = _read_json(folder / MANIFEST_FILE).get("files")
+    if not isinstance(files, dict):
+        raise InputError(f"{folder / MANIFEST_FILE}: lists no files; {advice}")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing from the checkpoint; {advice}")
+        if path.stat().st_size != expected["size"] or sha256_file(path) != expected["sha256"]:
+            raise InputError(f"{path}: is not what the manifest says (damaged or changed); {advice}")
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, torch.Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _load_optimizer(path: Path, optimizer: torch.optim.Optimizer, model: Any) -> None:
+    tensors = read_tensors(path)
+    parameters = dict(model.named_parameters())
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for name, value in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters.get(parameter_name)
+        if parameter is None or parameter not in trained:
+            raise InputError(f"{path}: holds state of {parameter_name}, which this model does not train")
+        # Adam counts its steps on the CPU unless fused on an accelerator, and then beside the parameter.
+        optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: is not a JSON object")
+    return data
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""Tiny real datasets and recipes that every test may use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foreframe.config import RunConfig
+from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata
+from foreframe.models.st_transformer import STTransformerConfig
+from foreframe.models.tokenizer import TokenizerConfig
+from foreframe.recipes import RECIPES
+from foreframe.runs import train_run
+from foreframe.states import NUM_CHANNELS
+
+SIZE = 32
+"""Side of the test videos: token grids are 4x4."""
+
+
+def write_raw(root: Path, *, style: str, segments: list[int], seed: int = 0) -> None:
+    """One shard of video in which a square moves as state channel 23 says; `segments` are lengths in frames."""
+    rng = np.random.default_rng(seed)
+    total = sum(segments)
+    with atomic_folder(root) as partial:
+        with RawShardWriter(partial, 0, style=style, size=SIZE) as writer:
+            place = 0.0
+            for segment, length in enumerate(segments):
+                colour = rng.integers(60, 255, 3)
+                for _ in range(length):
+                    states = rng.normal(size=NUM_CHANNELS).astype(np.float32) * 0.1
+                    states[21:23] = rng.integers(0, 2, 2)
+                    states[23] = rng.uniform(0, 2)
+                    place += float(states[23])
+                    frame = np.full((SIZE, SIZE, 3), 40, np.uint8)
+                    left = int(place) % (SIZE - 8)
+                    frame[12:20, left : left + 8] = colour
+                    writer.append(frame, states, segment=segment)
+        write_metadata(partial, num_shards=1, num_images=total)
+
+
+@pytest.fixture(scope="session")
+def raw_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw `train` and `val` datasets of 32x32 video."""
+    root = tmp_path_factory.mktemp("data")
+    write_raw(root / "train", style="subfolders", segments=[90, 120, 30, 75], seed=0)
+    write_raw(root / "val", style="flat", segments=[70, 40, 90], seed=1)
+    return root
+
+
+def tiny_tokenizer_config(data: Path) -> RunConfig:
+    """`tokenizer_tiny` at a size that trains in a second."""
+    config = RECIPES["tokenizer_tiny"]()
+    return replace(
+        config,
+        data=data,
+        track=replace(
+            config.track, model=TokenizerConfig(levels=(4, 3), fine_width=8, coarse_width=16, num_blocks=1), size=SIZE
+        ),
+        train=replace(config.train, num_steps=3, global_batch_size=2, micro_batch_size=2, log_every=1, num_val_clips=2),
+    )
+
+
+def tiny_compression_config(data: Path, tokenizer: Path) -> RunConfig:
+    """`compression_tiny` at a size that trains in a second."""
+    config = RECIPES["compression_tiny"]()
+    model = STTransformerConfig(
+        vocab_size=12, grid=SIZE // 8, num_layers=2, num_heads=2, width=16, dropout=0.1, state_width=16
+    )
+    return replace(
+        config,
+        data=data,
+        track=replace(config.track, model=model, tokenizer=str(tokenizer)),
+        train=replace(
+            config.train,
+            num_steps=6,
+            global_batch_size=4,
+            micro_batch_size=2,
+            checkpoint_every=2,
+            log_every=1,
+            validate_every=3,
+            num_val_clips=2,
+        ),
+        optim=replace(config.optim, warmup_steps=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_run(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a very small tokenizer."""
+    run = tmp_path_factory.mktemp("runs") / "tokenizer"
+    assert train_run(run, tiny_tokenizer_config(raw_root))
+    return run
+
+
+@pytest.fixture(scope="session")
+def compression_run(raw_root: Path, tokenizer_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a very small transformer on that tokenizer's tokens."""
+    run = tmp_path_factory.mktemp("runs") / "compression"
+    assert train_run(run, tiny_compression_config(raw_root, tokenizer_run))
+    return run

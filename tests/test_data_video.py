@@ -1,0 +1,241 @@
+"""Exact frames from any mp4: the same bits as decoding it from its start."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from foreframe.data.raw import RawDataset
+from foreframe.data.video import VideoIndex, VideoReader, VideoWriter, count_frames, downsample, iterate_frames
+from foreframe.data.writer import RawShardWriter, write_metadata
+from foreframe.errors import InputError
+
+NUM_FRAMES = 300
+ENCODINGS = {
+    "gop12": ({"g": "12"}, 0),
+    "gop30": ({"g": "30"}, 0),
+    "gop250": ({"g": "250"}, 0),
+    "gop12_no_b": ({"g": "12", "bf": "0"}, 0),
+    "gop30_no_b": ({"g": "30", "bf": "0"}, 11),
+    "gop250_no_b": ({"g": "250", "bf": "0"}, 3),
+    "gop30_late": ({"g": "30"}, 17),
+    "gop30_cut_by_an_edit_list": ({"g": "30"}, -10),
+    "open_gop": ({"g": "24", "x264-params": "asm=0:open-gop=1:bframes=5:b-pyramid=normal"}, 5),
+    "intra": ({"g": "1"}, 0),
+    "gop2": ({"g": "2"}, 2),
+}
+
+
+def noisy_picture(index: int) -> np.ndarray:
+    y, x = np.mgrid[:64, :64]
+    picture = (np.sin(x / 9 + index / 5) + np.cos(y / 13 - index / 7)) * 50 + 120
+    return (picture[..., None] + np.random.default_rng(index).uniform(-9, 9, (64, 64, 3))).astype(np.uint8)
+
+
+def encode(path: Path, options: dict[str, str], first_pts: int, container: dict[str, str] | None = None) -> None:
+    output = av.open(str(path), "w", options=container or {})
+    stream = output.add_stream("libx264", rate=30, options={"x264-params": "asm=0", **options})
+    stream.width = stream.height = 64
+    stream.pix_fmt = "yuv420p"
+    for index in range(NUM_FRAMES):
+        frame = av.VideoFrame.from_ndarray(noisy_picture(index), format="rgb24")
+        frame.pts, frame.time_base = first_pts + index, Fraction(1, 30)
+        output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
+    output.close()
+
+
+def decode_from_start(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module", params=list(ENCODINGS))
+def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / f"{request.param}.mp4"
+    encode(path, *ENCODINGS[request.param])
+    return path
+
+
+def test_any_order_equals_decoding_from_the_start(video: Path) -> None:
+    truth = decode_from_start(video)
+    assert len(truth) == (NUM_FRAMES if "edit" not in video.name else NUM_FRAMES - 10)
+    assert count_frames(video) == len(truth)
+    generator = np.random.default_rng(0)
+    with VideoReader(video) as reader:
+        assert len(reader) == len(truth)
+        for _ in range(25):
+            indices = generator.integers(0, len(truth), generator.integers(1, 6))
+            assert np.array_equal(reader.frames(indices), truth[indices])
+        clip = 40 + np.array([*range(0, 77, 4), 76])
+        assert np.array_equal(reader.frames(clip), truth[clip])
+        assert np.array_equal(reader.frames(clip[::-1]), truth[clip[::-1]])
+        assert np.array_equal(reader.frames([len(truth) - 1, 0]), truth[[-1, 0]])
+        assert np.array_equal(reader.frames(range(len(truth))), truth)
+
+
+def test_reading_forward_never_jumps(video: Path) -> None:
+    truth = decode_from_start(video)
+    with VideoReader(video) as reader:
+        for index in range(len(truth)):
+            assert np.array_equal(reader.frames([index])[0], truth[index])
+        assert reader.num_seeks == 0
+        reader.frames([0])
+        for index in range(0, len(truth), 4):
+            reader.frames([index])
+        assert reader.num_seeks <= 2  # back to the start, and once more because 0 was read twice
+    assert all(np.array_equal(*pair) for pair in zip(iterate_frames(video), truth, strict=True))
+
+
+def test_a_known_index_saves_reading_it(video: Path) -> None:
+    index = VideoIndex.read(video)
+    with VideoReader(video, index=index) as reader:
+        assert reader.index is index
+        assert reader.frames([]).shape[0] == 0
+
+
+def test_frames_that_do_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    encode(path, *ENCODINGS["gop30"])
+    with VideoReader(path) as reader:
+        for wrong in (NUM_FRAMES, -1):
+            with pytest.raises(InputError, match=rf"video\.mp4: has no frame {wrong}, only 0\.\.299"):
+                reader.frames([5, wrong])
+
+
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    for content in (None, b"", b"hello" * 1000):
+        if content is not None:
+            path.write_bytes(content)
+        for look in (VideoReader, count_frames, lambda path: next(iterate_frames(path))):
+            with pytest.raises(InputError, match=r"video\.mp4: ") as caught:
+                look(path)
+            assert "\n" not in str(caught.value)
+    encode(path, *ENCODINGS["gop30"])
+    path.write_bytes(path.read_bytes()[:-5000])  # the index lies at the end
+    with pytest.raises(InputError, match=r"video\.mp4: cannot be opened"):
+        VideoReader(path)
+
+
+def test_truncated_and_damaged_files_name_the_frame(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    encode(path, *ENCODINGS["gop30"], container={"movflags": "faststart"})
+    content = path.read_bytes()
+    truth = decode_from_start(path)
+    for share in (0.5, 0.8, 0.999):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(InputError, match=r"video\.mp4: ends inside frame \d+; the file is truncated"):
+            VideoReader(path)
+    broken = bytearray(content)
+    middle = int(len(content) * 0.6)
+    broken[middle : middle + 600] = np.random.default_rng(0).bytes(600)
+    path.write_bytes(broken)
+    faults = []
+    with VideoReader(path) as reader:  # reading goes on after a fault, and nothing wrong is ever handed out
+        for index in range(len(truth)):
+            try:
+                frame = reader.frames([index])[0]
+            except InputError as error:
+                assert f"frame {index} cannot be decoded" in str(error)
+                assert "\n" not in str(error)
+                faults.append(index)
+            else:
+                if not faults:
+                    assert np.array_equal(frame, truth[index])
+        assert faults
+        assert np.array_equal(reader.frames([3, 299]), truth[[3, 299]])
+
+
+def test_downsample_is_the_rounded_mean_of_boxes() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    naive = np.empty((16, 16, 3), np.uint8)
+    for y in range(16):
+        for x in range(16):
+            box = frame[4 * y : 4 * y + 4, 4 * x : 4 * x + 4].reshape(16, 3).astype(float)
+            naive[y, x] = np.floor(box.mean(0) + 0.5)
+    assert np.array_equal(downsample(frame, 16, where=""), naive)
+    assert downsample(frame, 64, where="") is frame
+    for size in (48, 128, 0, -2):
+        with pytest.raises(InputError, match=f"video: frames of 64x64 cannot be box-downsampled to {size}x{size}"):
+            downsample(frame, size, where="video")
+    with pytest.raises(InputError, match="64x32"):
+        downsample(frame[:, :32], 16, where="video")
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    colours = np.array([(200, 30, 30), (20, 200, 30), (30, 40, 210), (250, 250, 5)], np.uint8)
+    with VideoWriter(tmp_path / "video.mp4", size=64) as writer:
+        for colour in colours:
+            writer.append(np.broadcast_to(colour, (64, 64, 3)))
+    for frame, colour in zip(iterate_frames(tmp_path / "video.mp4", size=16), colours, strict=True):
+        assert frame.shape == (16, 16, 3)
+        assert np.abs(frame.astype(int) - colour).max() <= 6
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("raw")
+    for shard in range(2):
+        with RawShardWriter(root, shard, style="flat", size=64) as writer:
+            for index in range(60):
+                writer.append(noisy_picture(index + 100 * shard), np.zeros(25, np.float32), segment=0)
+    write_metadata(root, num_shards=2, num_images=120)
+    return root
+
+
+def read_in_child(data: RawDataset, order: list[int], queue: multiprocessing.Queue) -> None:
+    queue.put([data.frames(1, [index]).sum() for index in order])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_dataset_goes_into_worker_processes(raw: Path, method: str) -> None:
+    data = RawDataset(raw)
+    sums = {index: data.frames(1, [index]).sum() for index in range(60)}
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    order = np.random.default_rng(0).permutation(60).tolist()
+    child = context.Process(target=read_in_child, args=(data, order, queue))
+    child.start()
+    ours = [data.frames(1, [index]).sum() for index in reversed(order)]  # at the same time, from the same open file
+    theirs = queue.get(timeout=60)
+    child.join()
+    assert theirs == [sums[index] for index in order]
+    assert ours == [sums[index] for index in reversed(order)]
+
+
+def test_pickled_dataset_keeps_its_indices(raw: Path) -> None:
+    data = RawDataset(raw)
+    frames = data.frames(0, [7, 3], size=32)
+    assert frames.shape == (2, 32, 32, 3)
+    again = pickle.loads(pickle.dumps(data))
+    assert np.array_equal(again.video_index(0).pts, data.video_index(0).pts)
+    assert np.array_equal(again.frames(0, [7, 3], size=32), frames)
+
+
+def test_few_decoders_stay_open(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreframe.data.raw.MAX_OPEN_VIDEOS", 1)
+    data = RawDataset(raw)
+    first = [data.frames(shard, [index]) for index in (5, 40, 2) for shard in (0, 1)]
+    monkeypatch.undo()
+    data = RawDataset(raw)
+    assert all(
+        np.array_equal(data.frames(shard, [index]), first.pop(0)) for index in (5, 40, 2) for shard in (0, 1)
+    )
+
+
+def test_video_with_another_number_of_frames(raw: Path, tmp_path: Path) -> None:
+    for path in raw.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    encode(tmp_path / "video_1.mp4", *ENCODINGS["gop30"])
+    data = RawDataset(tmp_path)
+    assert data.frames(0, [59]).shape == (1, 64, 64, 3)
+    with pytest.raises(InputError, match=r"video_1\.mp4: has 300 frames, metadata_1\.json says 60") as caught:
+        data.frames(1, [0])
+    assert "\n" not in str(caught.value)

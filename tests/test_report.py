@@ -1,0 +1,471 @@
+"""The report page: what it shows, what it withholds, and that its pictures are the saved frames."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foreframe.errors import InputError, UsageError
+from foreframe.report import write_report
+from foreframe.report.clips import difference, draw_clip, draw_clips, error_palette, error_sheet, read_clip, webp_sheet
+from foreframe.report.curves import curves, downsample, short
+from foreframe.report.runs import Interval, read_journal
+from foreframe.report.tables import decimals_for, nice_ticks, number, signed, verdict
+
+LABEL = "simulated data — not comparable with the 1X leaderboard"
+HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>&\"'"
+VOID = {"meta", "img", "input", "br", "line", "circle", "polyline", "link"}
+
+
+class Page(HTMLParser):
+    """Collects a page's elements, text, images and JSON blocks, and checks that its tags nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.json: list[dict] = []
+        self.is_json = False
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        self.is_json = tag == "script" and dict(attrs).get("type") == "application/json"
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["script"]:
+            if self.is_json:
+                self.json.append(json.loads(data))
+        elif self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    def sheets(self, key: str) -> list[np.ndarray]:
+        """Decoded film strips under `key`, in page order."""
+        sources = [a["src"] for tag, a in self.tags if tag == "img" and a.get("data-key") == key]
+        return [decode(str(source)) for source in sources]
+
+
+def decode(uri: str) -> np.ndarray:
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    return np.asarray(picture if picture.mode == "P" else picture.convert("RGB"))
+
+
+def scene(num_frames: int, start: int, *, size: int = 64, seed: int = 0, drift: float = 0.0) -> np.ndarray:
+    """A room with a box, a ball and a swinging arm; `drift` is how wrong a predictor's motion grows per frame."""
+    rng = np.random.default_rng(seed)
+    wall, floor, ball = (rng.uniform(0.35, 0.85, 3) for _ in range(3))
+    y, x = np.mgrid[0:size, 0:size] / size
+    frames = []
+    for index in range(start, start + num_frames):
+        t = index / 30 * (1 - drift * (index > 16))
+        shade = (0.85 + 0.15 * np.cos(3 * x + y))[..., None]
+        horizon = 0.55 + 0.04 * np.sin(2 * t + seed)
+        image = np.where((y < horizon)[..., None], wall, floor * (0.6 + 0.4 * y[..., None])) * shade
+        tile = ((np.floor(8 * x + 2 * t) + np.floor(8 * y / (0.2 + y))) % 2)[..., None]
+        image = np.where((y >= horizon)[..., None], image * (0.92 + 0.08 * tile), image)
+        for cx, cy, r, colour in (
+            (0.3 + 0.35 * np.sin(1.3 * t + seed), 0.62, 0.11, ball),
+            (0.75 - 0.2 * t, 0.35 + 0.1 * np.sin(3 * t), 0.06, ball[::-1] * 0.5),
+        ):
+            d = np.hypot(x - cx, y - cy) / r
+            image = np.where((d < 1)[..., None], colour * (1.1 - 0.6 * d**2)[..., None], image)
+        along = (x - 0.5) * np.cos(t + 1) + (y - 1.0) * -np.sin(t + 1)
+        across = np.abs((x - 0.5) * np.sin(t + 1) + (y - 1.0) * np.cos(t + 1))
+        arm = (along > 0) & (along < 0.6) & (across < 0.06 - 0.05 * along)
+        image = np.where(arm[..., None], 0.25 + 0.3 * (1 - across / 0.06)[..., None], image)
+        frames.append(np.clip(image * 255, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def write_clip(path: Path, *, index=0, size=64, num_context=5, num_future=6, **meta: object) -> dict:
+    truth = scene(num_future, num_context, size=size, seed=index)
+    guess = scene(num_future, num_context, size=size, seed=index, drift=0.12).astype(np.float32)
+    soft = (guess + np.roll(guess, 1, 1) + np.roll(guess, 1, 2) + np.roll(guess, (-1, -1), (1, 2))) / 4
+    context = scene(num_context, 0, size=size, seed=index)
+    arrays = {
+        "context": context,
+        "truth": truth,
+        "prediction": soft.astype(np.uint8),
+        "baseline_copy_last": np.repeat(context[-1:], num_future, 0),
+    }
+    facts = {"shard": 0, "start": 17 * index, "segment": index, "fps": 30, "psnr": 24.0 + index / 3}
+    facts["chosen"] = "every 7th of 56 held-out clips, in order"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, meta=np.array(json.dumps(facts | meta)), **arrays)
+    return arrays
+
+
+def scores(**changes) -> dict:
+    def score(metric, predictor, mean, half, margin=None, margin_half=0.0):
+        between = None
+        if margin is not None:
+            between = {"mean": margin, "low": margin - margin_half, "high": margin + margin_half}
+        return {
+            "metric": metric,
+            "predictor": predictor,
+            "mean": mean,
+            "low": mean - half,
+            "high": mean + half,
+            "margin": between,
+        }
+
+    ce, acc, psnr = "cross_entropy_autoregressive", "accuracy", "psnr"
+    receipt = {
+        "code_version": "0.1.0+g1a2b3c4",
+        "simulated": True,
+        "split": "val",
+        "num_clips": 56,
+        "num_rooms": 8,
+        "dataset": {"fingerprint": "sha256:41c7a9e2", "frames": 3808},
+        "weights": {"step": 4000, "sha256": "9be21f0c"},
+        "seeds": [0],
+        "inference": {"mode": "autoregressive", "temperature": None},
+        "metric_versions": {ce: 1, acc: 1},
+        "hardware": "2 CPU cores",
+        "time": "2026-01-09T12:00:00Z",
+        "config": {"recipe": "compression_tiny"},
+    }
+    metrics = {
+        ce: {
+            "title": "Cross-entropy, autoregressive",
+            "unit": "nats/token",
+            "higher_is_better": False,
+            "description": "Mean over the tokens of the three predicted grids, each grid given the ones before it.",
+        },
+        acc: {"title": "Accuracy", "unit": "% of tokens", "higher_is_better": True, "description": ""},
+        psnr: {"title": "PSNR of decoded frames", "unit": "dB", "higher_is_better": True, "description": ""},
+    }
+    rows = [
+        score(ce, "copy", 3.214, 0.21, -0.771, 0.12),
+        score(ce, "model", 2.443, 0.18),
+        score(ce, "unigram", 4.872, 0.15, -2.429, 0.2),
+        score(acc, "model", 41.2, 2.1),
+        score(acc, "copy", 40.6, 2.6, 0.6, 0.9),
+        score(psnr, "model", 23.31, 0.7),
+        score(psnr, "copy_last", 23.9, 0.9, -0.59, 0.4),
+    ]
+    predictors = {
+        "copy": "repeats the last grid; smoothing fitted on train",
+        "unigram": "token frequencies of train",
+        "copy_last": "repeats the last frame",
+    }
+    data = {
+        "version": 1,
+        "track": "compression",
+        "receipt": receipt,
+        "metrics": metrics,
+        "scores": rows,
+        "predictors": predictors,
+        "clips": [],
+    }
+    return data | changes
+
+
+def write_journal(path: Path, *, num_steps: int = 900) -> None:
+    rng = np.random.default_rng(1)
+    lines = []
+    for step in range(1, num_steps + 1):
+        decay = np.exp(-step / 250)
+        entry = {"step": step, "time": step / 9, "split": "train", "loss": 2.5 + 6 * decay + 0.12 * rng.normal()}
+        entry |= {"learning_rate": 3e-4 * min(1, step / 100), "samples_per_second": 71 + rng.normal()}
+        lines.append(entry)
+        if step % 100 == 0:
+            lines.append({"step": step, "time": step / 9, "split": "val", "loss": 2.6 + 6 * decay, "accuracy": 0.4})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 901, "lo')
+
+
+def write_run(folder: Path, *, num_clips: int = 1, config: dict | None = None, score_file: dict | None = None) -> Path:
+    folder.mkdir(parents=True)
+    default = {"recipe": "compression_tiny", "track": {"kind": "compression"}, "train": {"num_steps": 900, "seed": 0}}
+    (folder / "config.json").write_text(json.dumps(config or default))
+    write_journal(folder / "metrics.jsonl")
+    (folder / "scores.json").write_text(json.dumps(score_file or scores()))
+    for index in range(num_clips):
+        write_clip(folder / "predictions" / f"clip_{index}.npz", index=index)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "night_one")
+
+
+def report(*runs: Path, **options) -> tuple[str, Page]:
+    out = runs[0].parent / "report.html"
+    write_report(runs, out, **options)
+    text = out.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_a_whole_run_makes_a_whole_page(run: Path):
+    text, page = report(run)
+    assert LABEL in page.text
+    for words in ("night_one", "compression_tiny", "lower is better", "higher is better", "nats/token", "8 rooms"):
+        assert words in page.text
+    assert "2.44 2.26 to 2.62" in page.text
+    assert "\N{MINUS SIGN}0.77 \N{MINUS SIGN}0.89 to \N{MINUS SIGN}0.65 model better" in page.text
+    assert "no clear difference" in page.text
+    assert "model worse" in page.text
+    assert "better on 1 of 3 metrics, worse on 1, no clear difference on 1" in page.text
+    assert "every 7th of 56 held-out clips, in order" in page.text
+    assert "sha256:41c7a9e2" in page.text
+    assert "PSNR 24.0 dB" in page.text
+    assert sum(a.get("class") == "curve" for _, a in page.tags) == 4
+    assert len(text) < 8_000_000
+
+
+def test_nothing_is_fetched(run: Path):
+    text, page = report(run)
+    assert not re.search(r"(?:https?:)?//[\w.]+\.\w", re.sub(r"base64,[\w+/=]+", "", text))
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:"))
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_scores_without_a_receipt_are_withheld(tmp_path: Path):
+    run = write_run(tmp_path / "run", score_file=scores(receipt={}))
+    text, page = report(run)
+    assert "scores.json has no receipt" in page.text
+    assert f"foreframe evaluate {run}" in page.text
+    assert "2.44" not in text
+    assert "PSNR" not in text
+    assert LABEL not in page.text
+
+
+def test_data_that_is_not_simulated_is_not_labelled(tmp_path: Path):
+    real = scores()
+    real["receipt"]["simulated"] = False
+    assert LABEL not in report(write_run(tmp_path / "run", score_file=real))[1].text
+
+
+def test_hostile_strings_stay_text(tmp_path: Path):
+    hostile = scores(predictors={"copy": HOSTILE})
+    hostile["receipt"]["hardware"] = HOSTILE
+    hostile["metrics"]["accuracy"]["title"] = HOSTILE
+    config = {"recipe": HOSTILE, "track": {"kind": HOSTILE}, "note": HOSTILE}
+    run = write_run(tmp_path / "<b>run$(x)", config=config, score_file=hostile)
+    with (run / "metrics.jsonl").open("a") as journal:
+        journal.write("\n" + json.dumps({"step": 1, "split": HOSTILE, HOSTILE: 1.0}) + "\n")
+    write_clip(run / "predictions" / "clip_0.npz", chosen=HOSTILE, segment=HOSTILE)
+    text, page = report(run, title=HOSTILE)
+    _, plain = report(write_run(tmp_path / "plain"))
+    assert "alert('x')" not in text
+    assert "onerror=alert(1)>" not in text
+    assert HOSTILE in page.text
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert any(line["split"] == HOSTILE for block in page.json for line in block.get("lines", []))
+
+
+def test_sprites_are_the_saved_frames(run: Path):
+    arrays = write_clip(run / "predictions" / "clip_0.npz", num_context=5, num_future=30)
+    _, page = report(run)
+    (data,) = (block for block in page.json if "context" in block)
+    assert (data["context"], data["future"], data["fps"], data["width"], data["height"]) == (5, 30, 30, 64, 64)
+    for key in ("context", "truth", "prediction", "baseline_copy_last"):
+        (sheet,) = page.sheets(key)
+        array = arrays[key]
+        columns = min(len(array), 24)
+        assert sheet.shape[1] == columns * 64
+        for index, frame in enumerate(array):
+            row, column = divmod(index, columns)
+            cell = sheet[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
+            wrong = np.abs(cell.astype(int) - frame).mean()
+            assert wrong < 4, (key, index, wrong)
+    (heat,) = page.sheets("error")
+    expected = np.rint(difference(arrays["prediction"], arrays["truth"])).clip(0, 63)
+    np.testing.assert_array_equal(heat[:64, 64 * 3 : 64 * 4], expected[3])
+    np.testing.assert_array_equal(heat[64:128, 64 * 5 : 64 * 6], expected[29])
+    errors = data["errors"]["prediction"]
+    np.testing.assert_allclose(errors[7], difference(arrays["prediction"], arrays["truth"])[7].mean(), atol=0.01)
+
+
+def test_frames_do_not_run_into_their_neighbours():
+    frames = np.zeros((3, 64, 64, 3), np.uint8)
+    frames[1] = 255
+    sheet = decode(webp_sheet(frames, (64, 64), 88).uri)
+    assert sheet[:, :64].max() < 40
+    assert sheet[:, 64:128].min() > 215
+
+
+def test_error_map_saturates_at_its_last_level():
+    maps = np.array([[[0.0, 1.4, 63.0, 200.0]]], np.float32)
+    np.testing.assert_array_equal(decode(error_sheet(maps, (4, 1)).uri), [[0, 1, 63, 63]])
+    palette = np.array(error_palette()).reshape(64, 3)
+    assert (np.diff(palette @ [0.2126, 0.7152, 0.0722]) > 0).all()
+
+
+def test_large_frames_are_shrunk_and_said_so(run: Path):
+    write_clip(run / "predictions" / "clip_0.npz", size=400, num_context=1, num_future=2)
+    _, page = report(run)
+    assert page.sheets("truth")[0].shape == (256, 512, 3)
+    assert "400 × 400" in page.text  # noqa: RUF001
+
+
+def test_clips_shrink_to_their_share(run: Path):
+    saved = run / "predictions" / "clip_0.npz"
+    full = draw_clip(read_clip(saved), quality=88, side=256).num_bytes
+    (small,) = draw_clips([saved], max_bytes=full * 9 // 10)
+    assert small.num_bytes < full
+
+
+def test_further_panels_are_optional(run: Path):
+    saved = run / "predictions" / "clip_0.npz"
+    arrays = {name: array for name, array in np.load(saved).items() if name != "baseline_copy_last"}
+    np.savez(saved, **arrays, reconstruction=arrays["truth"])
+    keys = [a["data-key"] for tag, a in report(run)[1].tags if tag == "div" and "data-key" in a]
+    assert keys == ["truth", "prediction", "error", "reconstruction"]
+
+
+def test_missing_pieces_name_the_command_that_makes_them(tmp_path: Path):
+    run = tmp_path / "bare run"
+    run.mkdir()
+    (run / "config.json").write_text('{"recipe": "sampling_tiny", "track": {"kind": "sampling"}}')
+    _, page = report(run)
+    assert f"Not evaluated yet. To score it: foreframe evaluate '{run}'" in page.text
+    assert f"foreframe train sampling_tiny --out '{run}'" in page.text
+    assert "No saved predictions" in page.text
+    assert LABEL not in page.text
+
+
+def test_runs_of_one_track_stand_side_by_side(tmp_path: Path):
+    other = scores()
+    other["receipt"]["dataset"] = {"fingerprint": "sha256:other"}
+    runs = [write_run(tmp_path / "a" / "run"), write_run(tmp_path / "b" / "run", score_file=other)]
+    _, page = report(*runs)
+    assert "Side by side track compression" in page.text
+    assert "not scored on the same clips" in page.text
+    assert "a/run" in page.text
+    assert "b/run" in page.text
+    assert page.text.count(LABEL) == 2
+    assert page.text.count("compression_tiny, simulated data") == 2
+    _, page = report(runs[0], write_run(tmp_path / "c"))
+    assert "not scored on the same clips" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "cannot be read as JSON"),
+        ("config.json", b"[]", "must hold a JSON object"),
+        ("scores.json", b"\xff\xfe", "cannot be read as JSON"),
+        ("scores.json", json.dumps(scores(version=9)).encode(), "version 9"),
+        ("scores.json", json.dumps(scores(scores=[{"metric": "accuracy"}])).encode(), "run it again"),
+        ("scores.json", json.dumps(scores(metrics={})).encode(), "does not describe"),
+        ("predictions/clip_0.npz", b"PK\x03\x04 torn", "clip_0.npz: cannot be read"),
+        (
+            "predictions/clip_0.npz",
+            b"\x93NUMPY\x01\x00" + b"v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (0,), }".ljust(120),
+            "clip_0",
+        ),
+        ("predictions/clip_0.npz", b"", "clip_0.npz: cannot be read"),
+    ],
+)
+def test_broken_files_are_named_in_one_line(run: Path, name: str, content: bytes, message: str):
+    (run / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        report(run)
+    assert "\n" not in str(caught.value)
+    assert str(run / name) in str(caught.value)
+
+
+def test_arrays_that_do_not_fit_are_named(tmp_path: Path):
+    arrays = write_clip(tmp_path / "clip.npz")
+    for change, message in (
+        ({"prediction": arrays["prediction"][:2]}, "prediction has shape"),
+        ({"truth": arrays["truth"].astype(np.float32)}, "truth is float32"),
+        ({"context": arrays["context"][:0]}, "context is uint8"),
+        ({"meta": np.array([{}], dtype=object)}, "cannot be read"),
+    ):
+        np.savez(tmp_path / "bad.npz", **(arrays | change))
+        with pytest.raises(InputError, match=message):
+            read_clip(tmp_path / "bad.npz")
+
+
+def test_wrong_paths_are_usage_errors(run: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="no such run folder"):
+        report(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no run folder given"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(UsageError, match="is a folder"):
+        write_report([run], tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_report([run], tmp_path / "file" / "report.html")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        report(tmp_path / "empty")
+
+
+def test_the_page_appears_whole_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch):
+    out = run / "report.html"
+    out.write_text("the old page")
+
+    def torn(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", torn)
+        with pytest.raises(UsageError, match="No space left"):
+            write_report([run], out)
+    assert out.read_text() == "the old page"
+    assert not list(run.glob(".*.tmp"))
+    write_report([run], out)
+    assert out.read_text().startswith("<!doctype html>")
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_journal_keeps_what_it_can_read(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "loss": 3.0}', '{"step": 2, "loss": NaN}', "torn by a ki", '{"step": 1, "loss": 2.0}', '{"st']
+    path.write_text("\n".join(lines))
+    journal = read_journal(path)
+    assert journal.curves == {"loss": {"train": {1: 2.0}}}
+    assert (journal.num_unreadable, journal.num_not_finite) == (1, 1)
+
+
+def test_long_curves_are_averaged_and_flat_ones_drawn(tmp_path: Path):
+    points = [(float(step), float(step % 2)) for step in range(10_000)]
+    few = downsample(points)
+    assert len(few) == 400
+    np.testing.assert_allclose([y for _, y in few], 0.5, atol=0.05)
+    (tmp_path / "m").write_text("".join(f'{{"step": {s}, "split": "val", "loss": 1.0}}\n' for s in (5, 10)))
+    (curve,) = curves(read_journal(tmp_path / "m"))
+    assert [line.split for line in curve.lines] == ["val"]
+    assert "nan" not in curve.lines[0].points
+
+
+def test_numbers_read_well():
+    minus = "\N{MINUS SIGN}"
+    assert number(-1234.5, 1) == f"{minus}1,234.5"
+    assert number(-0.001, 2) == "0.00"
+    assert signed(0.25, 1) == "+0.2"
+    assert decimals_for([Interval(mean=23.0, low=22.6, high=23.4)]) == 2
+    assert decimals_for([Interval(mean=0.0412, low=None, high=None)]) == 4
+    assert nice_ticks(0.13, 0.94, 4) == [0.2, 0.4, 0.6, 0.8]
+    assert [short(value) for value in (0, 12000, 0.0003, 0.25)] == ["0", "12k", f"3e{minus}4", "0.25"]
+    assert verdict(Interval(mean=-1, low=-2, high=-0.1), higher_is_better=False) == "better"
+    assert verdict(Interval(mean=-1, low=-2, high=0.0), higher_is_better=False) == "unclear"
