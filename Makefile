@@ -1,11 +1,11 @@
-# make demo | test | check | bench: each builds .venv by itself. Needs Python 3.10-3.13 and make.
+# make demo | test | check (lint and test) | bench: each builds .venv by itself. Needs Python 3.10-3.13 and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check lint bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/foreframe demo --out $(OUT)
@@ -13,9 +13,12 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready-dev
 	$(BIN)/pytest
 
-check: $(VENV)/.ready-dev
-	$(BIN)/pre-commit run --all-files
-	$(BIN)/pytest
+check: lint test
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/run.py

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from foreframe.config import RunConfig
 from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata
@@ -15,6 +16,8 @@ from foreframe.models.tokenizer import TokenizerConfig
 from foreframe.recipes import RECIPES
 from foreframe.runs import train_run
 from foreframe.states import NUM_CHANNELS
+
+torch.set_num_threads(1)  # Test-size tensors: waking a second thread costs more than it saves.
 
 SIZE = 32
 """Side of the test videos: token grids are 4x4."""

@@ -1,4 +1,4 @@
-"""The house stands as drawn: imports point down or left, data and models never meet, heavy packages stay in their rooms."""
+"""The house stands as drawn: imports point down or left, data and models never meet, packages stay in their rooms."""
 
 from __future__ import annotations
 
@@ -93,6 +93,9 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_help_imports_no_heavy_package() -> None:
-    code = "import sys, foreframe.cli as c; c.run(['--help']); print([m for m in ('torch','av','mujoco') if m in sys.modules])"
+    code = (
+        "import sys, foreframe.cli as c; c.run(['--help']);"
+        "print([m for m in ('torch', 'av', 'mujoco') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

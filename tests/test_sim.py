@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ if find_spec("mujoco") is None:  # not importorskip: MuJoCo must be imported aft
 
 from foreframe.errors import UsageError
 from foreframe.sim import SimulateConfig, gl, simulate
-from foreframe.sim.behaviour import Policy, plan_path
+from foreframe.sim.behaviour import Policy
 from foreframe.sim.body import JOINTS, LIMITS
 from foreframe.sim.generate import run_episode
+from foreframe.sim.navigation import plan_path
 from foreframe.sim.simulator import EpisodeConfig, Simulator
 from foreframe.states import CHANNEL_INDEX, CHANNEL_NAMES
 
@@ -44,8 +46,8 @@ def test_states_do_not_depend_on_rendering():
 
 
 def test_measured_channels_are_finite_and_in_range():
-    states = np.concatenate([_states(EpisodeConfig(seed=11, episode=episode), 450) for episode in range(3)])
-    assert states.shape == (1350, 25)
+    states = np.concatenate([_states(EpisodeConfig(seed=11, episode=episode), 600) for episode in range(4)])
+    assert states.shape == (2400, 25)
     assert states.dtype == np.float32
     assert np.isfinite(states).all()
     for name in JOINTS:
@@ -108,7 +110,7 @@ def test_a_path_stays_clear_of_furniture():
     behind = [(s.x - 0.25 * np.cos(s.yaw), s.y - 0.25 * np.sin(s.yaw)) for s in room.stations if s.surface]
     assert len(behind) >= 2
     path = np.array(plan_path(room, behind[0], behind[1], 0.36))
-    for a, b in zip(path[:-1], path[1:], strict=True):
+    for a, b in pairwise(path):
         for x, y in a + (b - a) * np.linspace(0, 1, 20)[:, None]:
             assert abs(x) < room.half[0] and abs(y) < room.half[1]
             assert not any(o.x0 < x < o.x1 and o.y0 < y < o.y1 for o in room.obstacles)
@@ -123,7 +125,12 @@ def test_simulate_writes_a_folder_that_reads_back(tmp_path, split, workers):
     simulate(tmp_path / "out", config, progress=lambda done, total: seen.append((done, total)))
     root = tmp_path / "out"
     assert seen[-1] == (18, 18)
-    assert json.loads((root / "metadata.json").read_text()) == {"num_shards": 2, "num_images": 18, "hz": 30, "query": None}
+    assert json.loads((root / "metadata.json").read_text()) == {
+        "num_shards": 2,
+        "num_images": 18,
+        "hz": 30,
+        "query": None,
+    }
     for shard in range(2):
         folder = {"video": "videos", "states": "robot_states", "segment_idx": "segment_indices"}
         path = {kind: root / (name if split == "train" else "") for kind, name in folder.items()}
@@ -150,7 +157,11 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, workers):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(tmp_path / "out", SimulateConfig(num_episodes=2, seconds=2, workers=workers, episodes_per_shard=1), progress=stop)
+        simulate(
+            tmp_path / "out",
+            SimulateConfig(num_episodes=2, seconds=2, workers=workers, episodes_per_shard=1),
+            progress=stop,
+        )
     assert list(tmp_path.iterdir()) == []
 
 

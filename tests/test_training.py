@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_compression_config
 
+from conftest import tiny_compression_config
 from foreframe.errors import InputError, UsageError
 from foreframe.models.weights import checkpoint_folders, read_tensors
 from foreframe.runs import evaluate_run, train_run

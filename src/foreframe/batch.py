@@ -59,7 +59,8 @@ def collate(items: Sequence[Batch]) -> Batch:
         return None if values[0] is None else torch.cat(values)
 
     states, valid = join("states"), join("states_valid")
-    assert states is not None and valid is not None
+    assert states is not None
+    assert valid is not None
     clips = tuple(clip for item in items for clip in item.clips)
     return Batch(clips=clips, states=states, states_valid=valid, tokens=join("tokens"), video=join("video"))
 

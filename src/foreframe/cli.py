@@ -153,7 +153,7 @@ class InfoOptions:
 
 def _info(arguments: list[str]) -> int:
     options = _parse(InfoOptions, arguments, prog="foreframe data info")
-    from foreframe.data.layout import describe
+    from foreframe.data.describe import describe
 
     facts = describe(options.folder)
     if options.json:

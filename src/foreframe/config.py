@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError

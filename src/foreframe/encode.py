@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from foreframe.batch import to_video
-from foreframe.data.layout import find_layout, fingerprint
+from foreframe.data.layout import fingerprint
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import atomic_folder, write_metadata, write_token_shard
 from foreframe.errors import InputError

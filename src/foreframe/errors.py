@@ -9,4 +9,4 @@ class InputError(ValueError):
 
 
 class UsageError(ValueError):
-    """The command line is wrong: an unknown recipe, a path that is not there, a place that cannot be written. Exit status 2."""
+    """The command line is wrong: an unknown recipe, a path that is not there, a place not writable. Exit status 2."""

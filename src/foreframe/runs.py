@@ -164,9 +164,7 @@ def _prepare(folder: Path, config: RunConfig) -> None:
     if (folder / CONFIG_FILE).is_file():
         there = load_config(folder)
         changed = {
-            name: values
-            for name, values in differences(there, config).items()
-            if not name.startswith(_FREE_TO_CHANGE)
+            name: values for name, values in differences(there, config).items() if not name.startswith(_FREE_TO_CHANGE)
         }
         if changed:
             name, (old, new) = next(iter(changed.items()))

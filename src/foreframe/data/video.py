@@ -33,6 +33,10 @@ Frames = npt.NDArray[np.uint8]
 WORTH_A_SEEK = 16
 """Frames that a jump forward must save before it is made: a seek empties the decoder, and refilling it costs a few."""
 
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+"""For colour conversion, which takes a thread per core from PyAV 17 on: a forked loader worker that frees such a
+converter of its parent's waits for ever for threads that it does not have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoIndex:
@@ -112,7 +116,7 @@ class VideoReader:
         """Frames `indices`, in any order and with repeats: uint8 (T, H, W, 3) RGB.
 
         With `size`, each is box-downsampled to (size, size, 3). Raises `InputError` naming file and frame for a frame
-        that does not exist or cannot be decoded.
+        that does not exist or that the decoder finds damaged; damage that makes a legal bit stream goes unseen.
         """
         wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
@@ -125,16 +129,20 @@ class VideoReader:
 
     def _frame(self, index: int) -> Frames:
         keyframe = self.index.start_for(index)
-        if not self._position <= index or self.index.first_shown(keyframe) - self._position > WORTH_A_SEEK:
-            self._seek(keyframe)
+        first_used = self.index.first_shown(keyframe)
+        damaged = False
         try:
+            if not self._position <= index or first_used - self._position > WORTH_A_SEEK:
+                self._seek(keyframe)
             for picture in self._pictures:
                 shown = int(np.searchsorted(self.index.pts, picture.pts or 0))
-                if shown == len(self) or self.index.pts[shown] != picture.pts or shown < self._position:
-                    continue  # shown before the keyframe that decoding started from: its references are missing
+                if shown == len(self) or self.index.pts[shown] != picture.pts:
+                    continue  # not part of the film, by an edit list
                 self._position = shown + 1
-                if shown == index and not picture.is_corrupt:
-                    return picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                # Later pictures build on a damaged one, up to the next keyframe, and are not marked themselves.
+                damaged |= picture.is_corrupt and shown >= first_used
+                if shown == index and not damaged:
+                    return picture.reformat(format="rgb24", **ONE_THREAD).to_ndarray().astype(np.uint8, copy=False)
                 if shown >= index:
                     break
         except av.error.FFmpegError as error:
@@ -146,23 +154,14 @@ class VideoReader:
         raise InputError(f"{self.path}: frame {index} cannot be decoded (damaged or missing); fetch the file again")
 
     def _seek(self, keyframe: int) -> None:
-        """Make decoding start at `keyframe` or, where the container only knows the way to an earlier one, there."""
+        """Make decoding start at `keyframe`, or at an earlier one where the file leads there."""
         self.num_seeks += 1
-        stream = self._container.streams.video[0]
-        for candidate in range(keyframe, -1, -1):
-            self._container.seek(int(self.index.keyframe_pts[candidate]), stream=stream)
-            packets = self._packets()
-            first = next(packets, None)
-            if first is None or first.pts is None or first.pts > self.index.keyframe_pts[keyframe]:
-                continue  # landed past it: containers search by decoding time, which B-frames shift
-            start = int(np.searchsorted(self.index.keyframe_pts, first.pts))
-            self._position = self.index.first_shown(start)
-            self._pictures = self._decode(packets, first)
-            return
-        self._container.close()
-        self._container = _open(self.path)
-        self._pictures = self._decode(self._packets())
-        self._position = 0
+        self._container.seek(int(self.index.keyframe_pts[keyframe]), stream=self._container.streams.video[0])
+        packets = self._packets()
+        first = next(packets)
+        assert first.pts is not None
+        self._position = self.index.first_shown(int(np.searchsorted(self.index.keyframe_pts, first.pts)))
+        self._pictures = self._decode(packets, first)
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         return iter(self._container.demux(self._container.streams.video[0]))
@@ -246,7 +245,9 @@ class VideoWriter:
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {self._shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+        picture = picture.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, **ONE_THREAD
+        )
         picture.pts, picture.time_base = self._num_frames, self._time_base
         self._num_frames += 1
         self._container.mux(self._stream.encode(picture))
@@ -277,6 +278,11 @@ def _open(path: Path) -> InputContainer:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{path}: cannot be opened as a video ({_reason(error)}); fetch or write it again") from error
+    if "mp4" not in container.format.name:
+        # Others search by decoding time, which B-frames shift, or give no time stamps.
+        name = container.format.name
+        container.close()
+        raise InputError(f"{path}: is {name}, not mp4; wrap it again, as with `ffmpeg -i OLD -c copy NEW.mp4`")
     if not container.streams.video:
         container.close()
         raise InputError(f"{path}: holds no video stream")

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,6 +22,7 @@ from foreframe.models.st_transformer import STTransformer, STTransformerConfig
 from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     Model = STTransformer | VideoTokenizer

@@ -1,4 +1,4 @@
-"""evesim, a simulated humanoid in furnished rooms that writes 1X v2.0-format data. MuJoCo is imported only when it runs."""
+"""evesim, a simulated humanoid in furnished rooms that writes 1X v2.0-format data; imports MuJoCo only when it runs."""
 
 from foreframe.sim.generate import SimulateConfig, simulate
 

@@ -1,0 +1,1 @@
+"""The challenge's tasks, all behind one interface."""

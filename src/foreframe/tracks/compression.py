@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -31,7 +29,9 @@ from foreframe.tracks.track import MODEL, Loss, Metric, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from foreframe.batch import ClipId
@@ -148,6 +148,7 @@ class CompressionTrack:
                 f"{root}: token grids are {tokens.grid}x{tokens.grid}, the model's are {self.config.model.grid}x"
                 f"{self.config.model.grid}; set track.model.grid or encode at another size"
             )
+        tokens.check_vocabulary(self.config.model.vocab_size)
         segments = [tokens.segments(shard) for shard in range(len(tokens.layout.shards))]
         ids = token_pair_ids(segments, stride_blocks=self.config.pair_stride)
         if not ids:

@@ -105,9 +105,7 @@ def train(
     else:
         track.fit(train_clips)
     objective, optimizer = accelerator.prepare(_Objective(track, model), optimizer)
-    schedule = BatchSchedule(
-        num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed
-    )
+    schedule = BatchSchedule(num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed)
     batches = iter(
         training_batches(
             train_clips,
@@ -119,9 +117,11 @@ def train(
             num_processes=accelerator.num_processes,
         )
     )
-    journal = Journal(
-        run, first_step=done.step, num_steps=config.num_steps, elapsed=done.elapsed, label=label
-    ) if accelerator.is_main_process else None
+    journal = (
+        Journal(run, first_step=done.step, num_steps=config.num_steps, elapsed=done.elapsed, label=label)
+        if accelerator.is_main_process
+        else None
+    )
 
     def checkpoint(step: int) -> None:
         if accelerator.is_main_process and journal is not None:

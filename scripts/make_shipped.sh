@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes everything that ships inside the package: the sample, the tokenizer, the trained compression_tiny.
+# About two hours on two CPU cores. Run it in a checkout whose .venv `make test` has built; pieces that are
+# already in $WORK are not made again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+WORK=${WORK:-out/shipped}
+FOREFRAME=${FOREFRAME:-.venv/bin/foreframe}
+PACKAGE=src/foreframe
+mkdir -p "$WORK"
+
+# 1. The sample: 18 training rooms of 10 s, 12 other rooms of 6 s to validate on.
+[ -d "$WORK/sample/train" ] || $FOREFRAME data simulate "$WORK/sample/train" --split train --seed 1 --num-episodes 18 --seconds 10 --episodes-per-shard 9 --crf 27
+[ -d "$WORK/sample/val" ] || $FOREFRAME data simulate "$WORK/sample/val" --split val --seed 1 --num-episodes 12 --seconds 6 --episodes-per-shard 6 --crf 27
+rm -rf $PACKAGE/sample && cp -r "$WORK/sample" $PACKAGE/sample
+
+# 2. What the weights learn from: 54 rooms of 12 s (none of the sample's), validated on the sample's val rooms.
+[ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --num-episodes 54 --seconds 12 --episodes-per-shard 3
+[ -d "$WORK/data/val" ] || cp -r "$WORK/sample/val" "$WORK/data/val"
+
+# 3. The tokenizer.
+$FOREFRAME train tokenizer_tiny --out "$WORK/tokenizer" --data "$WORK/data"
+$FOREFRAME evaluate "$WORK/tokenizer"
+rm -rf $PACKAGE/weights/tokenizer_tiny && $FOREFRAME export "$WORK/tokenizer" --out $PACKAGE/weights/tokenizer_tiny
+
+# 4. The transformer, on its tokens, for longer than the demo.
+[ -d "$WORK/tokens" ] || $FOREFRAME data encode "$WORK/data" --out "$WORK/tokens"
+$FOREFRAME train compression_tiny --out "$WORK/compression" --data "$WORK/tokens" \
+    --train.num-steps 3000 --train.global-batch-size 16 --train.validate-every 250 --train.checkpoint-every 250
+$FOREFRAME evaluate "$WORK/compression" --data $PACKAGE/sample
+rm -rf $PACKAGE/weights/compression_tiny && $FOREFRAME export "$WORK/compression" --out $PACKAGE/weights/compression_tiny
