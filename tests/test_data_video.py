@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from foreframe.data.video import VideoIndex, VideoReader, VideoWriter, count_fra
 from foreframe.data.writer import RawShardWriter, write_metadata
 from foreframe.errors import InputError
 
-NUM_FRAMES = 300
+NUM_FRAMES = 260
 ENCODINGS = {
     "gop12": ({"g": "12"}, 0),
     "gop30": ({"g": "30"}, 0),
@@ -32,6 +33,7 @@ ENCODINGS = {
 }
 
 
+@cache
 def noisy_picture(index: int) -> np.ndarray:
     y, x = np.mgrid[:64, :64]
     picture = (np.sin(x / 9 + index / 5) + np.cos(y / 13 - index / 7)) * 50 + 120
@@ -105,7 +107,7 @@ def test_frames_that_do_not_exist(tmp_path: Path) -> None:
     encode(path, *ENCODINGS["gop30"])
     with VideoReader(path) as reader:
         for wrong in (NUM_FRAMES, -1):
-            with pytest.raises(InputError, match=rf"video\.mp4: has no frame {wrong}, only 0\.\.299"):
+            with pytest.raises(InputError, match=rf"video\.mp4: has no frame {wrong}, only 0\.\.259"):
                 reader.frames([5, wrong])
 
 
@@ -142,11 +144,12 @@ def test_damage_spoils_what_builds_on_it_and_nothing_else(tmp_path: Path) -> Non
     path = tmp_path / "video.mp4"
     encode(path, *ENCODINGS["gop12_no_b"], container={"movflags": "faststart"})
     content, truth = path.read_bytes(), decode_from_start(path)
-    for seed in range(6):
+    for seed in range(12):
         generator = np.random.default_rng(seed)
         broken = bytearray(content)
-        place = int(len(content) * generator.uniform(0.3, 0.9))
-        broken[place : place + 600] = generator.bytes(600)
+        place = int(len(content) * generator.uniform(0.2, 0.9))
+        size = int(generator.choice([1, 10, 100, 600]))
+        broken[place : place + size] = generator.bytes(size)
         path.write_bytes(broken)
         faults = []
         with VideoReader(path) as reader:
@@ -158,7 +161,9 @@ def test_damage_spoils_what_builds_on_it_and_nothing_else(tmp_path: Path) -> Non
                     assert "\n" not in str(error)
                     faults.append(index)
             starts = [reader.index.first_shown(keyframe) for keyframe in range(len(reader.index.keyframe_pts))]
-            assert faults
+            if not faults:  # a few bytes may well make another legal picture
+                assert size <= 10
+                continue
             for start, end in zip(starts, [*starts[1:], len(truth)], strict=True):
                 spoilt = [index for index in faults if start <= index < end]
                 assert spoilt == (list(range(spoilt[0], end)) if spoilt else [])
@@ -197,7 +202,7 @@ def test_colours_survive(tmp_path: Path) -> None:
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("raw")
     for shard in range(2):
-        with RawShardWriter(root, shard, style="flat", size=64, crf=10) as writer:
+        with RawShardWriter(root, shard, style="flat", size=64, crf=1) as writer:
             for index in range(60):
                 writer.append(noisy_picture(index + 100 * shard), np.zeros(25, np.float32), segment=0)
     write_metadata(root, num_shards=2, num_images=120)
@@ -247,6 +252,6 @@ def test_video_with_another_number_of_frames(raw: Path, tmp_path: Path) -> None:
     encode(tmp_path / "video_1.mp4", *ENCODINGS["gop30"])
     data = RawDataset(tmp_path)
     assert data.frames(0, [59]).shape == (1, 64, 64, 3)
-    with pytest.raises(InputError, match=r"video_1\.mp4: has 300 frames, metadata_1\.json says 60") as caught:
+    with pytest.raises(InputError, match=r"video_1\.mp4: has 260 frames, metadata_1\.json says 60") as caught:
         data.frames(1, [0])
     assert "\n" not in str(caught.value)

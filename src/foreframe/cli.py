@@ -186,12 +186,12 @@ def _encode(arguments: list[str]) -> int:
     from foreframe.models.tokenizer import VideoTokenizer
     from foreframe.models.weights import find_weights, load_model, weights_hash
 
-    weights = find_weights(options.encoder)
-    tokenizer = load_model(weights, VideoTokenizer)
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     found = {root for split in splits if (root := find_split(options.folder, split, kind="raw"))}
     if not found:
         raise InputError(f"{options.folder}: holds no dataset folder, nor any named train or val")
+    weights = find_weights(options.encoder)
+    tokenizer = load_model(weights, VideoTokenizer)
     for root in sorted(found):
         out = options.out if root == options.folder else options.out / root.name
         with _progress(f"encode {root.name}", "frames") as progress:
@@ -366,9 +366,18 @@ def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+    task = bar.add_task(label, total=None)
+
+    def show(done: int, total: int) -> None:
+        # Shown only once there is progress, so that a fault found before it is told in one line.
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def _complain(message: object) -> None:

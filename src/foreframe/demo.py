@@ -11,7 +11,7 @@ from rich.console import Console
 from foreframe.models.weights import shipped_runs
 from foreframe.recipes import RECIPES
 from foreframe.report import write_report
-from foreframe.runs import copy_shipped, evaluate_run, sample_data, train_run
+from foreframe.runs import copy_shipped, evaluate_run, make_folder, sample_data, train_run
 from foreframe.tables import print_scores
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def demo(out: Path, *, num_steps: int | None = None) -> bool:
     config = RECIPES[RECIPE]()
     if num_steps is not None:
         config = replace(config, train=replace(config.train, num_steps=num_steps))
+    make_folder(out)
     scratch, shipped, cache = out / "from_scratch", out / "shipped", out / "cache"
     say("sample: simulated robot video, train and val filmed in different rooms")
     say(f"training {RECIPE} from scratch for {config.train.num_steps} steps (first the video becomes tokens)")

@@ -51,6 +51,12 @@ class InferenceConfig:
     num_resamples: int = 2000
     """Bootstrap resamples over recordings."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("max_clips", 1), ("num_shown", 0), ("num_resamples", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+
 
 def evaluate(
     run: Path,

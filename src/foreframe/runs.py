@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -69,10 +70,11 @@ def split_folder(root: Path | None, split: Split) -> Path:
 
 def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> bool:
     """Start or resume the run in `folder`. Returns False if it was asked to stop before the last step."""
+    root = split_folder(config.data, "train")
     _prepare(folder, config)
     track = build_track(config)
     cache = folder / "cache" if cache is None else cache
-    train_clips = track.open(split_folder(config.data, "train"), cache=cache)
+    train_clips = track.open(root, cache=cache)
     val_clips = _open_val(track, config, cache)
     return train(
         folder,
@@ -159,6 +161,17 @@ def export_run(folder: Path, out: Path) -> None:
                 shutil.copy(run.folder / name, partial / name)
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` if it is not there; `UsageError` if that cannot be, or nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"{folder}: cannot be written ({reason}); name a writable folder with --out") from error
+
+
 def _prepare(folder: Path, config: RunConfig) -> None:
     """Make the folder and write `config.json`, or make sure that the run there is the same one."""
     if (folder / CONFIG_FILE).is_file():
@@ -174,12 +187,8 @@ def _prepare(folder: Path, config: RunConfig) -> None:
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(folder, config)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"{folder}: cannot be written ({reason}); name a writable folder with --out") from error
+    make_folder(folder)
+    save_config(folder, config)
 
 
 def _held_out(config: RunConfig, data: Path | None) -> Path:

@@ -208,9 +208,12 @@ def downsample(frame: Frames, size: int | None, *, where: str) -> Frames:
             f"{where}: frames of {height}x{width} cannot be box-downsampled to {size}x{size}; choose a divisor"
         )
     factor = height // size
-    boxes = frame.reshape(size, factor, size, factor, 3).sum(axis=(1, 3), dtype=np.uint32)
     area = factor * factor
-    return ((boxes + area // 2) // area).astype(np.uint8)
+    total = np.full((size, size, 3), area // 2, dtype=np.uint32)
+    for y in range(factor):  # by slices: several times faster than a sum over split axes
+        for x in range(factor):
+            total += frame[y::factor, x::factor]
+    return (total // area).astype(np.uint8)
 
 
 class VideoWriter:

@@ -17,7 +17,7 @@ import numpy as np
 
 from foreframe.errors import UsageError
 from foreframe.sim.gl import ensure_gl
-from foreframe.sim.simulator import HZ, EpisodeConfig, Simulator
+from foreframe.sim.simulator import HZ, EpisodeConfig, Simulator, streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +45,9 @@ class SimulateConfig:
     """train, val or test: no room occurs in two splits."""
     seconds: float = 20.0
     """Length of an episode, s."""
+    lead_in: float = 25.0
+    """The camera starts at a random moment within this many seconds of the robot's work, s: else every episode would
+    begin with the robot in the same posture at its first table."""
     workers: int = 0
     """Processes; 0 means one per processor."""
     episodes_per_shard: int = 8
@@ -61,6 +64,8 @@ class SimulateConfig:
             raise UsageError(f"split must be train, val or test, not {self.split!r}")
         if not 0 < self.seconds <= 3600:
             raise UsageError(f"seconds must be above 0 and at most 3600, not {self.seconds}")
+        if self.lead_in < 0:
+            raise UsageError(f"lead-in must not be negative, not {self.lead_in}")
         if self.seed < 0 or self.workers < 0:
             raise UsageError(f"seed and workers must not be negative, not {self.seed} and {self.workers}")
 
@@ -76,15 +81,22 @@ class SimulateConfig:
 
 
 def run_episode(
-    config: EpisodeConfig, *, num_frames: int, render: bool = True
+    config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, render: bool = True
 ) -> Iterator[tuple[npt.NDArray[np.float64], Observation, dict[str, Any] | None]]:
-    """Yield (command, observation, record) a frame; the record of what happened comes with the last frame only."""
+    """Yield (command, observation, record) a frame; the record of what happened comes with the last frame only.
+
+    Before the first one up to `lead_in` seconds pass unfilmed, how many the episode's own seed decides. Frame numbers
+    in the record count from the first filmed frame, so that what began earlier has a negative one.
+    """
     from foreframe.sim.behaviour import Policy
 
     with Simulator(config, render=render) as simulator:
         policy = Policy(simulator)
         policy.begin()
         commands = policy.commands()
+        first = int(streams(config)["start"].uniform(0, lead_in) * HZ)
+        for _ in range(first):
+            simulator.step(next(commands), render=False)
         for frame in range(num_frames):
             command = next(commands)
             observation = simulator.step(command, render=render)
@@ -96,8 +108,8 @@ def run_episode(
                     "episode": config.episode,
                     "room": simulator.room.kind,
                     "num_frames": num_frames,
-                    "behaviours": [[start, name] for start, name in policy.diary.behaviours],
-                    "grasps": policy.diary.grasps,
+                    "behaviours": [[start - first, name] for start, name in policy.diary.behaviours],
+                    "grasps": [{**grasp, "frame": grasp["frame"] - first} for grasp in policy.diary.grasps],
                 }
             yield command, observation, record
 
@@ -114,7 +126,9 @@ def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[
     with RawShardWriter(root, shard, style=style, size=config.size, hz=HZ, crf=config.crf) as writer:
         for episode in episodes:
             drawn = EpisodeConfig(seed=config.seed, split=config.split, episode=episode, size=config.size)
-            for command, observation, record in run_episode(drawn, num_frames=config.frames_per_episode):
+            for command, observation, record in run_episode(
+                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in
+            ):
                 assert observation.frame is not None
                 writer.append(observation.frame, observation.states, segment=episode)
                 commands.append(command.astype(np.float32))

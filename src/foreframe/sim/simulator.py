@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NUM_CHANNELS = 25
 SUBSTEPS = 8
 HZ = 30
-PURPOSES = ("room", "textures", "lights", "objects", "body", "behaviour", "noise")
+PURPOSES = ("room", "textures", "lights", "objects", "body", "behaviour", "noise", "start")
 _SPLIT_CODES: dict[Split, int] = {"train": 1, "val": 2, "test": 3}
 
 

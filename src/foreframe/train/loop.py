@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     from foreframe.batch import Batch
 
 
+_LEAST = {
+    "num_steps": 1,
+    "global_batch_size": 1,
+    "micro_batch_size": 1,
+    "seed": 0,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "log_every": 1,
+    "validate_every": 0,
+    "num_val_clips": 1,
+    "num_workers": 0,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, in what pieces and how often to look."""
@@ -54,6 +68,11 @@ class TrainConfig:
     """Validation clips, spread evenly over the split."""
     num_workers: int = 0
     """Reader processes per training process."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
 def accumulation_steps(config: TrainConfig, num_processes: int) -> int:
