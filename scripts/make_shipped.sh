@@ -10,12 +10,12 @@ PACKAGE=src/foreframe
 mkdir -p "$WORK"
 
 # 1. The sample: 18 training rooms of 10 s, 12 other rooms of 6 s to validate on.
-[ -d "$WORK/sample/train" ] || $FOREFRAME data simulate "$WORK/sample/train" --split train --seed 1 --num-episodes 18 --seconds 10 --episodes-per-shard 9 --crf 27
-[ -d "$WORK/sample/val" ] || $FOREFRAME data simulate "$WORK/sample/val" --split val --seed 1 --num-episodes 12 --seconds 6 --episodes-per-shard 6 --crf 27
+[ -d "$WORK/sample/train" ] || $FOREFRAME data simulate "$WORK/sample/train" --split train --seed 1 --episodes 18 --seconds 10 --episodes-per-shard 9 --crf 27
+[ -d "$WORK/sample/val" ] || $FOREFRAME data simulate "$WORK/sample/val" --split val --seed 1 --episodes 12 --seconds 6 --episodes-per-shard 6 --crf 27
 rm -rf $PACKAGE/sample && cp -r "$WORK/sample" $PACKAGE/sample
 
 # 2. What the weights learn from: 54 rooms of 12 s (none of the sample's), validated on the sample's val rooms.
-[ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --num-episodes 54 --seconds 12 --episodes-per-shard 3
+[ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --episodes 54 --seconds 12 --episodes-per-shard 3
 [ -d "$WORK/data/val" ] || cp -r "$WORK/sample/val" "$WORK/data/val"
 
 # 3. The tokenizer.

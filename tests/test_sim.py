@@ -121,7 +121,7 @@ def test_simulate_writes_a_folder_that_reads_back(tmp_path, split, workers):
     import av
 
     seen = []
-    config = SimulateConfig(num_episodes=2, seconds=0.3, split=split, workers=workers, episodes_per_shard=1, seed=4)
+    config = SimulateConfig(episodes=2, seconds=0.3, split=split, workers=workers, episodes_per_shard=1, seed=4)
     simulate(tmp_path / "out", config, progress=lambda done, total: seen.append((done, total)))
     root = tmp_path / "out"
     assert seen[-1] == (18, 18)
@@ -159,13 +159,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, workers):
     with pytest.raises(KeyboardInterrupt):
         simulate(
             tmp_path / "out",
-            SimulateConfig(num_episodes=2, seconds=2, workers=workers, episodes_per_shard=1),
+            SimulateConfig(episodes=2, seconds=2, workers=workers, episodes_per_shard=1),
             progress=stop,
         )
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", [{"num_episodes": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"episodes": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seed": -1}])
 def test_wrong_settings_are_usage_errors(change):
     with pytest.raises(UsageError, match="must"):
         SimulateConfig(**change)

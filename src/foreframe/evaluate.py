@@ -159,7 +159,7 @@ def _evenly(total: int, count: int) -> list[int]:
 def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]], *, chosen: str) -> None:
     meta = {**clip._asdict(), "fps": _FPS, "chosen": chosen}
     path = folder / f"clip_{clip.shard:03d}_{clip.start:06d}.npz"
-    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **dict(panels))
+    np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -148,13 +149,12 @@ class StateStatistics:
         channels = data.get("channels")
         if channels != list(CHANNEL_NAMES):
             raise InputError(f"{where}: state statistics are for other channels than this build's 25: {channels!r}")
-        mean, std = data.get("mean"), data.get("std")
-        for name, values in (("mean", mean), ("std", std)):
-            if not isinstance(values, list) or len(values) != NUM_CHANNELS or not np.isfinite(values).all():
-                raise InputError(f"{where}: {name} of the state statistics must be {NUM_CHANNELS} finite numbers")
+        mean, std = (
+            _numbers(data.get(name), where=f"{where}: {name} of the state statistics") for name in ("mean", "std")
+        )
         if min(std) <= 0:
             raise InputError(f"{where}: a standard deviation in the state statistics is not positive: {min(std)}")
-        return cls(mean=tuple(map(float, mean)), std=tuple(map(float, std)), num_rows=int(data.get("num_rows", 0)))
+        return cls(mean=mean, std=std, num_rows=int(data.get("num_rows", 0)))
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -174,3 +174,12 @@ class StateStatistics:
         mean = torch.tensor(self.mean, dtype=states.dtype, device=states.device)
         std = torch.tensor(self.std, dtype=states.dtype, device=states.device)
         return (states - mean) / std
+
+
+def _numbers(values: object, *, where: str) -> tuple[float, ...]:
+    """25 finite numbers, or `InputError`."""
+    if not isinstance(values, list) or len(values) != NUM_CHANNELS:
+        raise InputError(f"{where} must be a list of {NUM_CHANNELS} numbers")
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise InputError(f"{where} must be {NUM_CHANNELS} finite numbers, got {values}")
+    return tuple(map(float, values))

@@ -88,9 +88,14 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_metadata(root: Path, *, num_shards: int, num_images: int, hz: int = 30) -> None:
+def write_metadata(root: Path, *, num_shards: int, num_images: int, hz: float = 30) -> None:
     """Write the folder's `metadata.json`; `num_images` is the sum of the shards' frames."""
-    content = {"num_shards": num_shards, "num_images": num_images, "hz": hz, "query": None}
+    content = {
+        "num_shards": num_shards,
+        "num_images": num_images,
+        "hz": int(hz) if hz == int(hz) else hz,
+        "query": None,
+    }
     write_whole(root / "metadata.json", _json(content))
 
 

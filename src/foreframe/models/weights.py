@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -31,7 +31,7 @@ ModelT = TypeVar("ModelT", STTransformer, VideoTokenizer)
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
-_CONFIGS = {"STTransformer": STTransformerConfig, "VideoTokenizer": TokenizerConfig}
+_CONFIGS: dict[str, type[Any]] = {"STTransformer": STTransformerConfig, "VideoTokenizer": TokenizerConfig}
 _STEP = re.compile(r"step_\d{8}")
 
 
@@ -55,7 +55,8 @@ def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
     if name != expected.__name__:
         raise InputError(f"{folder}: holds a {name}, but a {expected.__name__} is needed here")
     try:
-        model = expected(TypeAdapter(_CONFIGS[name]).validate_python(config))
+        settings: Any = TypeAdapter(_CONFIGS[name]).validate_python(config)
+        model = expected(settings)
     except (ValidationError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / MODEL_FILE}: not a valid {name} configuration: {reason}") from error

@@ -35,7 +35,7 @@ GENERATOR_VERSION = 1
 class SimulateConfig:
     """How much to simulate, and which draw."""
 
-    num_episodes: int = 8
+    episodes: int = 8
     """Episodes; each is one room and one segment."""
     seed: int = 0
     """Together with the split and the episode's number it decides everything."""
@@ -56,8 +56,8 @@ class SimulateConfig:
     """x264 quality; 23 at 512 is near the real data's bit rate."""
 
     def __post_init__(self) -> None:
-        if self.num_episodes < 1 or self.episodes_per_shard < 1:
-            raise UsageError(f"episodes must be at least 1, not {min(self.num_episodes, self.episodes_per_shard)}")
+        if self.episodes < 1 or self.episodes_per_shard < 1:
+            raise UsageError(f"episodes must be at least 1, not {min(self.episodes, self.episodes_per_shard)}")
         if self.size not in (256, 512):
             raise UsageError(f"size must be 256 or 512, not {self.size}")
         if self.split not in ("train", "val", "test"):
@@ -77,7 +77,7 @@ class SimulateConfig:
     @property
     def num_shards(self) -> int:
         """Shards in the folder."""
-        return -(-self.num_episodes // self.episodes_per_shard)
+        return -(-self.episodes // self.episodes_per_shard)
 
 
 def run_episode(
@@ -109,7 +109,7 @@ def run_episode(
                     "room": simulator.room.kind,
                     "num_frames": num_frames,
                     "behaviours": [[start - first, name] for start, name in policy.diary.behaviours],
-                    "grasps": [{**grasp, "frame": grasp["frame"] - first} for grasp in policy.diary.grasps],
+                    "grasps": [{**grasp, "frame": int(str(grasp["frame"])) - first} for grasp in policy.diary.grasps],
                 }
             yield command, observation, record
 
@@ -120,7 +120,7 @@ def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[
 
     style = "subfolders" if config.split == "train" else "flat"
     first = shard * config.episodes_per_shard
-    episodes = range(first, min(first + config.episodes_per_shard, config.num_episodes))
+    episodes = range(first, min(first + config.episodes_per_shard, config.episodes))
     records: list[dict[str, Any]] = []
     commands: list[npt.NDArray[np.float32]] = []
     with RawShardWriter(root, shard, style=style, size=config.size, hz=HZ, crf=config.crf) as writer:
@@ -200,7 +200,7 @@ def _in_pool(root: Path, config: SimulateConfig, workers: int, tick: Callable[[]
 
 
 def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write `config.num_episodes` episodes to the new folder `out`; a failure or Ctrl-C leaves nothing behind.
+    """Write `config.episodes` episodes to the new folder `out`; a failure or Ctrl-C leaves nothing behind.
 
     `progress` is called with (frames done, frames in all). The side folder `sim/` holds what 1X's format has no place
     for: config.json, episodes.jsonl and the commands, one `commands_{i}.npy` of (N, 25) float32 per shard.
@@ -208,7 +208,7 @@ def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int]
     from foreframe.data.writer import atomic_folder, write_metadata
 
     ensure_gl()
-    total = config.num_episodes * config.frames_per_episode
+    total = config.episodes * config.frames_per_episode
     done = 0
 
     def tick() -> None:

@@ -77,7 +77,7 @@ class CompressionTrack:
 
     # -- what is measured --------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, Metric]:
         """See `Track`."""
         over = "mean over clips, three grids and all cells"
@@ -115,7 +115,7 @@ class CompressionTrack:
             ),
         }
 
-    @cached_property
+    @property
     def predictors(self) -> dict[str, str]:
         """See `Track`."""
         return {

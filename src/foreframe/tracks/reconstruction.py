@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -49,7 +48,7 @@ class ReconstructionTrack:
     def __init__(self, config: ReconstructionConfig) -> None:
         self.config = config
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, Metric]:
         """See `Track`."""
         return {
@@ -61,7 +60,7 @@ class ReconstructionTrack:
             )
         }
 
-    @cached_property
+    @property
     def predictors(self) -> dict[str, str]:
         """See `Track`."""
         return {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from foreframe.data.loader import BatchSchedule, ClipDataset, ordered_batches, training_batches
@@ -203,7 +204,8 @@ def _step(
         for name, value in {"loss": loss.value.detach(), **loss.logs}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / num_micro_batches
     norm = accelerator.clip_grad_norm_(objective.parameters(), optim.gradient_clip or math.inf)
-    values = {name: float(accelerator.reduce(value, reduction="mean")) for name, value in totals.items()}
+    assert norm is not None
+    values = {name: float(_reduced(accelerator, value, "mean")) for name, value in totals.items()}
     values["gradient_norm"] = float(norm)
     if not all(map(math.isfinite, values.values())):
         raise InputError(
@@ -224,14 +226,13 @@ def validate(
     chosen = np.linspace(0, len(clips) - 1, count).round().astype(int)
     mine = chosen[accelerator.process_index :: accelerator.num_processes].tolist()
     model.eval()
-    sums: dict[str, float] = dict.fromkeys(track.metrics, 0.0)
+    sums: dict[str, float] = {}
     for batch in ordered_batches(clips, mine, batch_size=config.micro_batch_size):
         moved = batch.to(accelerator.device)
         for name, by_predictor in track.score(model, moved, track.predict(model, moved)).items():
-            sums[name] += float(by_predictor[MODEL].sum())
-    totals = torch.tensor([sums[name] for name in track.metrics], dtype=torch.float64)
-    totals = accelerator.reduce(totals.to(accelerator.device), reduction="sum")
-    return dict(zip(track.metrics, (totals / count).tolist(), strict=True))
+            sums[name] = sums.get(name, 0.0) + float(by_predictor[MODEL].sum())
+    parts: list[dict[str, float]] = gather_object([sums])
+    return {name: sum(part.get(name, 0.0) for part in parts) / count for name in track.metrics if name in parts[0]}
 
 
 def _seed(*numbers: int) -> int:
@@ -243,8 +244,14 @@ def _anywhere(accelerator: Accelerator, is_set: Any) -> bool:
     """Whether any process was asked to stop, agreed by all of them."""
     if accelerator.num_processes == 1:
         return bool(is_set())
-    flag = torch.tensor(float(is_set()), device=accelerator.device)
-    return float(accelerator.reduce(flag, reduction="sum")) > 0
+    return float(_reduced(accelerator, torch.tensor(float(is_set())), "sum")) > 0
+
+
+def _reduced(accelerator: Accelerator, value: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+    """A tensor's mean or sum over all processes."""
+    reduced = accelerator.reduce(value.to(accelerator.device), reduction=reduction)
+    assert isinstance(reduced, torch.Tensor)
+    return reduced
 
 
 class _Flag:
