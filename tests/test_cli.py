@@ -91,10 +91,8 @@ def test_output_in_the_place_of_a_file(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_whole_road(raw_root: Path, tokenizer_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokens, trained, page = tmp_path / "tokens", tmp_path / "run", tmp_path / "report.html"
-    assert (
-        run(["data", "encode", str(raw_root), "--out", str(tokens), "--encoder", str(tokenizer_run), "--size", "32"])
-        == 0
-    )
+    encode = ["data", "encode", str(raw_root), "--out", str(tokens), "--encoder", str(tokenizer_run), "--size", "32"]
+    assert run(encode) == 0
     assert run(["data", "info", str(tokens / "train"), "--json"]) == 0
     assert '"grid": "4x4"' in capsys.readouterr().out
     train = ["train", "compression_tiny", "--out", str(trained), "--data", str(tokens)]

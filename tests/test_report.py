@@ -135,7 +135,7 @@ def scores(**changes) -> dict:
         "simulated": True,
         "split": "val",
         "num_clips": 56,
-        "num_rooms": 8,
+        "num_recordings": 8,
         "dataset": {"fingerprint": "sha256:41c7a9e2", "frames": 3808},
         "weights": {"step": 4000, "sha256": "9be21f0c"},
         "seeds": [0],
@@ -220,7 +220,7 @@ def report(*runs: Path, **options) -> tuple[str, Page]:
 def test_a_whole_run_makes_a_whole_page(run: Path):
     text, page = report(run)
     assert LABEL in page.text
-    for words in ("night_one", "compression_tiny", "lower is better", "higher is better", "nats/token", "8 rooms"):
+    for words in ("night_one", "compression_tiny", "lower is better", "higher is better", "nats/token", "8 recordings"):
         assert words in page.text
     assert "2.44 2.26 to 2.62" in page.text
     assert "\N{MINUS SIGN}0.77 \N{MINUS SIGN}0.89 to \N{MINUS SIGN}0.65 model better" in page.text

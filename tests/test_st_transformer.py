@@ -160,7 +160,7 @@ def test_grid_rows_follow_the_tokenizer_blocks() -> None:
     ]
 
 
-def test_weights_are_tied_after_saving_and_loading(tmp_path) -> None:  # noqa: ANN001
+def test_weights_are_tied_after_saving_and_loading(tmp_path) -> None:
     model = small(dtype=torch.float32)
     save_model(tmp_path, model)
     loaded = load_model(tmp_path, STTransformer)

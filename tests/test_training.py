@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import tiny_compression_config
+from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write_raw
+from foreframe.config import save_config
+from foreframe.encode import encode_folder
 from foreframe.errors import InputError, UsageError
-from foreframe.models.weights import checkpoint_folders, read_tensors
+from foreframe.models.tokenizer import VideoTokenizer
+from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors
 from foreframe.runs import evaluate_run, train_run
+from foreframe.train import loop
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("time", "split")} for line in lines]
+
+
+def same_weights(run: Path, other: Path) -> bool:
+    ours, theirs = (read_tensors(checkpoint_folders(r)[-1] / "model.safetensors") for r in (run, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_resumed_run_equals_uninterrupted_one(
@@ -31,14 +50,7 @@ def test_resumed_run_equals_uninterrupted_one(
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "torn')
     assert train_run(run, config)
-    ours, theirs = (read_tensors(checkpoint_folders(r)[-1] / "model.safetensors") for r in (run, compression_run))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-    def curve(folder: Path) -> list[dict[str, float]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in line.items() if k != "time"} for line in lines]
-
+    assert same_weights(run, compression_run)
     assert curve(run) == curve(compression_run)
 
 
@@ -59,6 +71,111 @@ def test_other_settings_are_refused(raw_root: Path, tokenizer_run: Path, compres
     changed = replace(config, optim=replace(config.optim, learning_rate=1.0))
     with pytest.raises(UsageError, match=r"optim\.learning_rate is .* there and 1\.0 here"):
         train_run(compression_run, changed)
+
+
+def test_stop_inside_a_logging_window_leaves_the_curve_unchanged(
+    raw_root: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, log_every=5, checkpoint_every=3))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train_run(whole, config)
+    assert train_run(stopped, config)
+    shutil.rmtree(checkpoint_folders(stopped)[-1])
+    assert train_run(stopped, config)
+    assert curve(stopped) == curve(whole)
+
+
+def test_sigterm_stops_after_the_step_and_resumes_exactly(
+    raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    step = loop._step  # pyright: ignore[reportPrivateUsage]
+
+    def interrupted(*arguments: object) -> dict[str, float]:
+        values = step(*arguments)  # type: ignore[arg-type]
+        if arguments[-1] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_step", interrupted)
+        assert not train_run(run, config)
+    assert checkpoint_folders(run)[-1].name == "step_00000003"
+    assert train_run(run, config)
+    assert same_weights(run, compression_run)
+    assert curve(run) == curve(compression_run)
+
+
+def test_two_processes_equal_one(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    model = replace(config.track.model, dropout=0.0, attention_dropout=0.0)
+    config = replace(config, track=replace(config.track, model=model))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert train_run(alone, config)
+    together.mkdir()
+    save_config(together, config)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys; from pathlib import Path\n"
+        "from foreframe.config import load_config; from foreframe.runs import train_run\n"
+        "train_run(Path(sys.argv[1]), load_config(Path(sys.argv[1])))\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*launch, str(together)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (read_tensors(checkpoint_folders(r)[-1] / "model.safetensors") for r in (alone, together))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=2e-5, msg=name)
+    for one, two in zip(curve(alone), curve(together), strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_other_data_or_other_tokens_are_refused(
+    raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path
+) -> None:
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    write_raw(tmp_path / "other" / "train", style="subfolders", segments=[90, 120], seed=5)
+    with pytest.raises(InputError, match="was trained on other data"):
+        train_run(compression_run, replace(config, data=tmp_path / "other"))
+    with pytest.raises(InputError, match="is what the run was trained on"):
+        evaluate_run(compression_run, data=raw_root / "train")
+    run = tmp_path / "run"
+    shutil.copytree(compression_run, run)
+    retrained = tmp_path / "tokenizer"
+    tokenizer = tiny_tokenizer_config(raw_root)
+    assert train_run(retrained, replace(tokenizer, train=replace(tokenizer.train, seed=9)))
+    save_config(run, replace(config, track=replace(config.track, tokenizer=str(retrained))))
+    with pytest.raises(InputError, match="trained on the tokens of other weights"):
+        evaluate_run(run)
+
+
+def test_weights_that_are_not_finite_are_never_saved(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, optim=replace(config.optim, learning_rate=1e6, warmup_steps=0, gradient_clip=0))
+    config = replace(config, train=replace(config.train, num_steps=400, checkpoint_every=1))
+    with pytest.raises(InputError, match="not finite"):
+        # Overflows float32 in a few steps.
+        train_run(tmp_path / "run", config)
+    for folder in checkpoint_folders(tmp_path / "run"):
+        assert all(value.isfinite().all() for value in read_tensors(folder / "model.safetensors").values())
+
+
+def test_run_without_tokenizer_is_scored_over_tokens(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokenizer = load_model(find_weights(tokenizer_run), VideoTokenizer)
+    for split in ("train", "val"):
+        encode_folder(raw_root / split, tokens / split, tokenizer=tokenizer, weights="none", size=SIZE)
+        (tokens / split / "encoding.json").unlink()  # As 1X's own folders are.
+    config = tiny_compression_config(tokens, tokenizer_run)
+    run = tmp_path / "run"
+    assert train_run(run, replace(config, track=replace(config.track, tokenizer=None)))
+    content = evaluate_run(run)
+    assert "psnr" not in content["metrics"]
+    assert not content["receipt"]["simulated"]
+    assert list((run / "predictions").iterdir()) == []
 
 
 def test_evaluate_writes_scores_with_receipt(compression_run: Path) -> None:

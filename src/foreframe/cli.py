@@ -11,7 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -49,6 +49,10 @@ def run(arguments: list[str]) -> int:
         _complain(error)
         return 2
     except InputError as error:
+        _complain(error)
+        return 1
+    except ValueError as error:
+        # A value that only the library behind an option could judge.
         _complain(error)
         return 1
     except KeyboardInterrupt:
@@ -181,8 +185,8 @@ class EncodeOptions:
 
 def _encode(arguments: list[str]) -> int:
     options = _parse(EncodeOptions, arguments, prog="foreframe data encode")
-    from foreframe.data.layout import find_split
-    from foreframe.encode import encode_folder
+    from foreframe.data.layout import find_split, fingerprint
+    from foreframe.encode import encode_folder, is_encoding_of
     from foreframe.models.tokenizer import VideoTokenizer
     from foreframe.models.weights import find_weights, load_model, weights_hash
 
@@ -194,10 +198,12 @@ def _encode(arguments: list[str]) -> int:
     tokenizer = load_model(weights, VideoTokenizer)
     for root in sorted(found):
         out = options.out if root == options.folder else options.out / root.name
+        sha256 = weights_hash(weights)
+        if out.exists() and is_encoding_of(out, source=fingerprint(root), weights=sha256, size=options.size):
+            print(f"{out}: is made already")
+            continue
         with _progress(f"encode {root.name}", "frames") as progress:
-            encode_folder(
-                root, out, tokenizer=tokenizer, weights=weights_hash(weights), size=options.size, progress=progress
-            )
+            encode_folder(root, out, tokenizer=tokenizer, weights=sha256, size=options.size, progress=progress)
         print(f"wrote {out}")
     return 0
 
@@ -227,33 +233,44 @@ def _train(arguments: list[str]) -> int:
     )
     from foreframe.runs import train_run
 
-    if not train_run(options.out, options.config):
+    if not train_run(options.out, _with_absolute_paths(options.config)):
         return 130
     print(f"trained {options.out}; now: foreframe evaluate {options.out}")
     return 0
 
 
+def _with_absolute_paths(config: Any) -> Any:
+    """So that the run can be used from any folder."""
+    if isinstance(config.data, Path):
+        config = replace(config, data=config.data.absolute())
+    tokenizer = getattr(config.track, "tokenizer", None)
+    if tokenizer is not None and Path(tokenizer).exists():
+        config = replace(config, track=replace(config.track, tokenizer=str(Path(tokenizer).absolute())))
+    return config
+
+
 def _evaluate(arguments: list[str]) -> int:
+    from foreframe.config import CONFIG_FILE, load_config
     from foreframe.evaluate import InferenceConfig
 
-    folder = next((Path(a) for a in arguments if not a.startswith("-")), None)
-    settings = InferenceConfig()
-    if folder is not None and "--help" not in arguments and "-h" not in arguments:
-        from foreframe.runs import open_run
+    def options_with(settings: InferenceConfig) -> Any:
+        @dataclass(frozen=True, kw_only=True)
+        class Options:
+            """Score a run's newest checkpoint on held-out clips; writes `scores.json` and `predictions/` into it."""
 
-        settings = open_run(folder).config.inference
+            run: Positional[Path]
+            """Run folder."""
+            data: Path | None = None
+            """Dataset folder, or one that holds `val`; default: beside the run's training data."""
+            inference: InferenceConfig = settings
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Score a run's newest checkpoint on held-out clips and write `scores.json` and `predictions/` into it."""
+        return Options
 
-        run: Positional[Path]
-        """Run folder."""
-        data: Path | None = None
-        """Dataset folder, or one that holds `val`; default: beside the run's training data."""
-        inference: InferenceConfig = settings
-
-    options = _parse(Options, arguments, prog="foreframe evaluate")
+    # Once to learn which run, once more with that run's own settings as the defaults.
+    options: Any = _parse(options_with(InferenceConfig()), arguments, prog="foreframe evaluate")
+    if (options.run / CONFIG_FILE).is_file():
+        settings = load_config(options.run).inference
+        options = _parse(options_with(settings), arguments, prog="foreframe evaluate")
     from foreframe.runs import evaluate_run
     from foreframe.tables import print_scores
 
@@ -344,13 +361,14 @@ def _parse(options: type[T] | Any, arguments: list[str], *, prog: str, default: 
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's framed error, without the frame, the title and what follows the first rule."""
+    """The message inside tyro's framed error, without the frame, the title and what follows it after a rule."""
     words: list[str] = []
     for line in box.splitlines()[1:]:
-        text = line.strip("│╭╮╰╯ ")
-        if text.startswith("──"):
+        text = line.strip("│╭╮╰╯| ")
+        is_rule = set(text) <= {"─", "-"}
+        if is_rule and words:
             break
-        words += text.split()
+        words += [] if is_rule else text.split()
     return " ".join(words).replace("Error parsing config.", "").removeprefix("Error parsing ").rstrip(".")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,8 +31,8 @@ class RunConfig:
     """Name of the recipe it started from."""
     track: CompressionConfig | ReconstructionConfig
     """Data, model and objective."""
-    data: Path | None = None
-    """Folder with `train` and `val` datasets, or one dataset folder; None is the sample inside the package."""
+    data: Literal["sample"] | Path | None = None
+    """Folder with `train` and `val` datasets, or one dataset folder; `sample` is the one inside the package."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, batch and schedule of looking."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -78,23 +78,27 @@ def load_config(run: Path) -> RunConfig:
     if version != CONFIG_VERSION:
         raise InputError(f"{path}: configuration version {version!r}, this build reads {CONFIG_VERSION}")
     try:
-        return _ADAPTER.validate_python(content)
+        config = _ADAPTER.validate_python(content)
     except (ValidationError, ValueError) as error:
         raise InputError(f"{path}: {_first_problem(error)}") from error
+    if unknown := _flatten(content).keys() - _flatten(to_json(config)).keys():
+        raise InputError(f"{path}: {sorted(unknown)[0]} is no field of this build's configuration")
+    return config
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted name -> (ours, theirs) of every field in which two configurations differ."""
-
-    def flatten(value: Any, name: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {name: value}
-        pieces = [flatten(item, f"{name}.{key}" if name else key) for key, item in value.items()]
-        return {key: item for piece in pieces for key, item in piece.items()}
-
-    left, right = flatten(to_json(ours), ""), flatten(to_json(theirs), "")
+    left, right = _flatten(to_json(ours)), _flatten(to_json(theirs))
     names = [*left, *(name for name in right if name not in left)]
     return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    pieces = [_flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: item for piece in pieces for key, item in piece.items()}
 
 
 def _first_problem(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from foreframe.errors import UsageError
 from foreframe.models.weights import shipped_runs
 from foreframe.recipes import RECIPES
 from foreframe.report import write_report
@@ -34,7 +35,10 @@ def demo(out: Path, *, num_steps: int | None = None) -> bool:
 
     config = RECIPES[RECIPE]()
     if num_steps is not None:
-        config = replace(config, train=replace(config.train, num_steps=num_steps))
+        try:
+            config = replace(config, train=replace(config.train, num_steps=num_steps))
+        except ValueError as error:
+            raise UsageError(f"demo: {error}") from error
     make_folder(out)
     scratch, shipped, cache = out / "from_scratch", out / "shipped", out / "cache"
     say("sample: simulated robot video, train and val filmed in different rooms")

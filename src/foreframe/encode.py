@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from foreframe.batch import to_video
-from foreframe.data.layout import fingerprint
+from foreframe.data.layout import check_rows, fingerprint
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import atomic_folder, write_metadata, write_token_shard
 from foreframe.errors import InputError
@@ -48,6 +49,8 @@ def encode_folder(
     """
     dataset = RawDataset(raw)
     layout = dataset.layout
+    for shard in layout.shards:
+        check_rows(shard)
     if size % CELL:
         raise InputError(f"frames of {size} pixels do not divide into cells of {CELL}; choose a multiple of {CELL}")
     done = 0
@@ -84,13 +87,25 @@ def tokens_of(raw: Path, *, cache: Path, tokenizer: VideoTokenizer, size: int, w
     source = fingerprint(raw)
     out = cache / f"tokens-{source[:12]}-{weights[:12]}-{size}"
     if not out.exists():
+        for leftover in cache.glob(f".{out.name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         encode_folder(raw, out, tokenizer=tokenizer, weights=weights, size=size)
-    encoding = read_encoding(out)
-    expected = {"source_fingerprint": source, "weights_sha256": weights, "frame_size": size}
-    for key, value in expected.items():
-        if encoding is None or encoding.get(key) != value:
-            raise InputError(f"{out / ENCODING_FILE}: {key} does not match; delete that folder to have it made again")
+    if not is_encoding_of(out, source=source, weights=weights, size=size):
+        raise InputError(f"{out / ENCODING_FILE}: is of other data; delete that folder, it is only a cache")
     return out
+
+
+def is_encoding_of(out: Path, *, source: str, weights: str, size: int) -> bool:
+    """Whether `out` holds the tokens of just that data, by just those weights, at just that size."""
+    encoding = read_encoding(out) or {}
+    expected = {"source_fingerprint": source, "weights_sha256": weights, "frame_size": size}
+    return all(encoding.get(key) == value for key, value in expected.items())
+
+
+def source_fingerprint(root: Path) -> str:
+    """Fingerprint of a dataset folder, or of the video its tokens were made from: the same data has the same one."""
+    encoding = read_encoding(root)
+    return str(encoding["source_fingerprint"]) if encoding else fingerprint(root)
 
 
 def check_encoding(root: Path, *, weights: str) -> None:

@@ -1,5 +1,9 @@
 """The two errors a person can cause, and the exit status each one ends with."""
 
+from __future__ import annotations
+
+import math
+
 
 class InputError(ValueError):
     """What was given to read is faulty: a broken file, an empty folder, a mismatch. Exit status 1.
@@ -10,3 +14,15 @@ class InputError(ValueError):
 
 class UsageError(ValueError):
     """The command line is wrong: an unknown recipe, a path that is not there, a place not writable. Exit status 2."""
+
+
+def require(config: object, **ranges: tuple[float, float]) -> None:
+    """Raise `ValueError` unless each named field of `config` is None or within its inclusive range.
+
+    NaN is in no range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise ValueError(f"{name} must be {bound}, not {value}")

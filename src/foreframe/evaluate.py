@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import foreframe
 from foreframe.data.loader import ordered_batches
+from foreframe.errors import require
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
 from foreframe.tracks.track import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+    from accelerate import Accelerator
 
     from foreframe.batch import ClipId
     from foreframe.data.loader import ClipDataset
@@ -36,6 +37,7 @@ SCORES_FILE = "scores.json"
 SCORES_VERSION = 1
 PREDICTIONS_FOLDER = "predictions"
 _FPS = 30
+_CHOSEN = "evenly spaced over the clips that were scored, in order; never by score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,8 @@ class InferenceConfig:
     """Bootstrap resamples over recordings."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("max_clips", 1), ("num_shown", 0), ("num_resamples", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        positive = (1, math.inf)
+        require(self, batch_size=positive, max_clips=positive, num_resamples=positive, num_shown=(0, math.inf))
 
 
 def evaluate(
@@ -66,63 +66,90 @@ def evaluate(
     clips: ClipDataset,
     config: InferenceConfig,
     receipt: Mapping[str, Any],
+    accelerator: Accelerator,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write `scores.json` and `predictions/` into `run`, each whole, and return the scores' content.
 
     `receipt` says what only the caller knows: configuration, data, weights. Clips are shared over processes.
     """
-    accelerator = Accelerator()
     model = model.to(accelerator.device).eval()
     count = len(clips) if config.max_clips is None else min(config.max_clips, len(clips))
     chosen = _evenly(len(clips), count)
-    shown = {int(chosen[place]) for place in _evenly(count, min(config.num_shown, count))}
-    mine = chosen[accelerator.process_index :: accelerator.num_processes]
-    rows: list[dict[str, Any]] = []
     partial = run / f".{PREDICTIONS_FOLDER}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    with torch.no_grad():
-        for first in range(0, len(mine), config.batch_size):
-            indices = mine[first : first + config.batch_size]
-            batch = next(ordered_batches(clips, indices, batch_size=config.batch_size)).to(accelerator.device)
-            prediction = track.predict(model, batch)
-            scores = track.score(model, batch, prediction)
-            wanted = [place for place, index in enumerate(indices) if index in shown]
-            if wanted:
-                panels = track.panels(batch, prediction)
-                for place in wanted:
-                    text = f"{len(shown)} of {count} clips, evenly spaced over the split, not chosen by score"
-                    _save_panels(partial, batch.clips[place], {k: v[place] for k, v in panels.items()}, chosen=text)
-            for place, (index, clip) in enumerate(zip(indices, batch.clips, strict=True)):
-                values = {m: {p: float(v[place]) for p, v in by.items()} for m, by in scores.items()}
-                rows.append({"index": index, **clip._asdict(), "values": values})
+    try:
+        mine = chosen[accelerator.process_index :: accelerator.num_processes]
+        shown = {chosen[place] for place in _evenly(count, min(config.num_shown, count))}
+        rows: list[dict[str, Any]] = []
+        for own in _score(
+            track, model, clips, mine, shown=shown, config=config, folder=partial, device=accelerator.device
+        ):
+            rows += own
             if progress is not None and accelerator.is_main_process:
                 progress(min(len(rows) * accelerator.num_processes, count), count)
-    rows = sorted(gather_object(rows), key=lambda row: row["index"])
-    content: dict[str, Any] = {
-        "version": SCORES_VERSION,
-        "track": track.kind,
-        "receipt": {
-            **receipt,
-            "num_clips": len(rows),
-            "num_recordings": len({row["segment"] for row in rows}),
-            "inference": asdict(config),
-            **_environment(accelerator),
-        },
-        "metrics": {name: asdict(metric) for name, metric in track.metrics.items() if name in rows[0]["values"]},
-        "predictors": track.predictors,
-        "scores": summarise(rows, names=list(track.metrics), num_resamples=config.num_resamples),
-        "clips": rows,
-    }
-    if accelerator.is_main_process:
-        shutil.rmtree(run / PREDICTIONS_FOLDER, ignore_errors=True)
-        partial.rename(run / PREDICTIONS_FOLDER)
-        _write_json(run / SCORES_FILE, content)
+        rows = sorted(gather_object(rows), key=lambda row: row["index"])
+        content: dict[str, Any] = {
+            "version": SCORES_VERSION,
+            "track": track.kind,
+            "receipt": {
+                **receipt,
+                "num_clips": len(rows),
+                "num_recordings": len({row["segment"] for row in rows}),
+                "inference": asdict(config),
+                **_environment(accelerator),
+            },
+            "metrics": {name: asdict(metric) for name, metric in track.metrics.items() if name in rows[0]["values"]},
+            "predictors": track.predictors,
+            "scores": summarise(rows, names=list(track.metrics), num_resamples=config.num_resamples),
+            "clips": rows,
+        }
+        if accelerator.is_main_process:
+            # Old scores go first: a kill in between leaves no scores rather than another model's.
+            (run / SCORES_FILE).unlink(missing_ok=True)
+            shutil.rmtree(run / PREDICTIONS_FOLDER, ignore_errors=True)
+            partial.rename(run / PREDICTIONS_FOLDER)
+            _write_json(run / SCORES_FILE, content)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     accelerator.wait_for_everyone()
     return content
+
+
+@torch.no_grad()
+def _score(
+    track: Track[Any],
+    model: torch.nn.Module,
+    clips: ClipDataset,
+    indices: Sequence[int],
+    *,
+    shown: set[int],
+    config: InferenceConfig,
+    folder: Path,
+    device: torch.device,
+) -> Iterator[list[dict[str, Any]]]:
+    """Predict and score the clips `indices`, a batch at a time; keep the frames of those in `shown` under `folder`."""
+    for first in range(0, len(indices), config.batch_size):
+        own = indices[first : first + config.batch_size]
+        batch = next(ordered_batches(clips, own, batch_size=config.batch_size)).to(device)
+        prediction = track.predict(model, batch)
+        scores = track.score(model, batch, prediction)
+        places = [place for place, index in enumerate(own) if index in shown]
+        panels = track.panels(batch, prediction) if places else {}
+        for place in places if panels else ():
+            _save_panels(folder, batch.clips[place], {name: video[place] for name, video in panels.items()})
+        yield [
+            {
+                "index": index,
+                **clip._asdict(),
+                "values": {m: {p: float(v[place]) for p, v in by.items()} for m, by in scores.items()},
+            }
+            for place, (index, clip) in enumerate(zip(own, batch.clips, strict=True))
+        ]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, names: Sequence[str], num_resamples: int) -> list[dict[str, Any]]:
@@ -156,8 +183,8 @@ def _evenly(total: int, count: int) -> list[int]:
     return np.linspace(0, total - 1, count).round().astype(int).tolist() if count else []
 
 
-def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]], *, chosen: str) -> None:
-    meta = {**clip._asdict(), "fps": _FPS, "chosen": chosen}
+def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    meta = {**clip._asdict(), "fps": _FPS, "chosen": _CHOSEN}
     path = folder / f"clip_{clip.shard:03d}_{clip.start:06d}.npz"
     np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
 

@@ -12,34 +12,31 @@ from typing import TYPE_CHECKING, Any
 from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
 from foreframe.data.layout import find_split, fingerprint
 from foreframe.data.writer import atomic_folder
-from foreframe.encode import is_simulated
+from foreframe.encode import is_simulated, source_fingerprint
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import SCORES_FILE, InferenceConfig, evaluate
+from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
-from foreframe.train.checkpoint import export_checkpoint, load_checkpoint
+from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
+from foreframe.train.processes import start_accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from foreframe.data.layout import Split
-    from foreframe.data.loader import ClipDataset
     from foreframe.tracks.track import Track
 
-_FREE_TO_CHANGE = (
+_FREE_TO_CHANGE = {
     "data",
-    "inference",
     "train.num_steps",
     "train.checkpoint_every",
     "train.keep_checkpoints",
-    "train.log_every",
     "train.validate_every",
     "train.num_val_clips",
     "train.num_workers",
-    "train.micro_batch_size",
-)
-"""What a resumed run may be given anew: where the data lies now, how long, and how often to look."""
+}
+"""What a resumed run may be given anew, besides `inference`: where its data lies now, how long, how often to look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +49,8 @@ class Run:
     model: Any
     checkpoint: Path
     """The newest finished checkpoint, which `model` holds."""
+    progress: Progress
+    """How far that is, on what data."""
 
 
 def sample_data() -> Path:
@@ -59,30 +58,44 @@ def sample_data() -> Path:
     return Path(str(resources.files("foreframe"))) / "sample"
 
 
-def split_folder(root: Path | None, split: Split) -> Path:
-    """The dataset folder of `split` under `root` (None: the sample). Raises when there is none."""
-    root = sample_data() if root is None else root
-    found = find_split(root, split)
-    if found is None:
-        raise InputError(f"{root}: holds no {split} split; give it a folder {split}/ in 1X's v2.0 format")
-    return found
+def split_folder(config: RunConfig, root: Path | None, split: Split) -> Path | None:
+    """The dataset folder of `split` under `root` (None: where the run's data lies), or None if there is none.
+
+    Where a split is there both raw and tokenised, the track takes the form it works on.
+    """
+    if root is None:
+        if config.data is None:
+            raise UsageError(f"{config.recipe}: needs data; name a folder with `train` and `val` in it with --data")
+        root = sample_data() if config.data == "sample" else config.data
+    return find_split(root, split, kind="tokens" if config.track.kind == "compression" else "raw")
 
 
 def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> bool:
     """Start or resume the run in `folder`. Returns False if it was asked to stop before the last step."""
-    root = split_folder(config.data, "train")
-    _prepare(folder, config)
-    track = build_track(config)
+    root, held_out = (split_folder(config, None, split) for split in ("train", "val"))
+    if root is None:
+        raise InputError(f"{config.data}: holds no train split; give it a folder train/ in 1X's v2.0 format")
     cache = folder / "cache" if cache is None else cache
-    train_clips = track.open(root, cache=cache)
-    val_clips = _open_val(track, config, cache)
+    data_fingerprint = source_fingerprint(root)
+    accelerator = start_accelerator()
+    # The first process makes the folder and whatever is cached in it; the others find it made.
+    with accelerator.main_process_first():
+        _prepare(folder, config, data_fingerprint=data_fingerprint)
+        track = build_track(config)
+        train_clips = track.open(root, cache=cache)
+        val_clips = None
+        # A root that is itself a dataset stands for every split: nothing is held out then.
+        if config.train.validate_every and held_out is not None and held_out != root:
+            val_clips = track.open(held_out, cache=cache)
     return train(
         folder,
         track=track,
         train_clips=train_clips,
         val_clips=val_clips,
+        data_fingerprint=data_fingerprint,
         config=config.train,
         optim=config.optim,
+        accelerator=accelerator,
         label=config.recipe,
     )
 
@@ -104,8 +117,9 @@ def open_run(folder: Path) -> Run:
         )
     track = build_track(config)
     model = track.build()
-    load_checkpoint(checkpoints[-1], track=track, model=model)
-    return Run(folder=folder, config=config, track=track, model=model.eval(), checkpoint=checkpoints[-1])
+    newest = checkpoints[-1]
+    progress = load_checkpoint(newest, track=track, model=model)
+    return Run(folder=folder, config=config, track=track, model=model.eval(), checkpoint=newest, progress=progress)
 
 
 def evaluate_run(
@@ -116,24 +130,43 @@ def evaluate_run(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a run's newest checkpoint on the val split of `data` (default: where it was trained)."""
+    """Score a run's newest checkpoint on the val split of `data` (default: beside what it was trained on)."""
     run = open_run(folder)
-    root = _held_out(run.config, data)
-    clips = run.track.open(root, cache=run.folder / "cache" if cache is None else cache, with_video=True)
+    if run.folder in shipped_runs().values():
+        raise UsageError(
+            f"{folder}: lies inside the package; `foreframe export {folder} --out RUN` makes a copy to evaluate"
+        )
+    root = split_folder(run.config, data, "val")
+    if root is None:
+        raise InputError(f"{data or run.config.data}: holds no val split; name held-out data with --data")
+    if source_fingerprint(root) == run.progress.data_fingerprint:
+        raise InputError(f"{root}: is what the run was trained on; name held-out data with --data")
+    cache = run.folder / "cache" if cache is None else cache
+    accelerator = start_accelerator()
+    with accelerator.main_process_first():
+        clips = run.track.open(root, cache=cache, with_video=True)
     config = run.config.inference if inference is None else inference
     receipt = {
         "recipe": run.config.recipe,
         "checkpoint": run.checkpoint.name,
         "weights_sha256": weights_hash(run.checkpoint),
-        "data": root.name,
-        "data_fingerprint": fingerprint(root),
-        "split": "val",
+        "trained_on_fingerprint": run.progress.data_fingerprint,
+        "dataset": root.name,
+        "dataset_fingerprint": fingerprint(root),
+        "split": "val" if root != data else "the folder given",
         "simulated": is_simulated(root),
         "seed": run.config.train.seed,
         "config": to_json(run.config),
     }
     return evaluate(
-        run.folder, track=run.track, model=run.model, clips=clips, config=config, receipt=receipt, progress=progress
+        run.folder,
+        track=run.track,
+        model=run.model,
+        clips=clips,
+        config=config,
+        receipt=receipt,
+        accelerator=accelerator,
+        progress=progress,
     )
 
 
@@ -142,23 +175,27 @@ def copy_shipped(name: str, out: Path) -> None:
     runs = shipped_runs()
     if name not in runs:
         raise UsageError(f"{name}: is not shipped; these are: {', '.join(runs) or 'none'}")
-    if out.exists() and not (out / CONFIG_FILE).is_file():
-        raise UsageError(f"{out}: is there and is not a run folder; name another place")
+    if out.exists():
+        newest = checkpoint_folders(out)
+        if not newest or weights_hash(newest[-1]) != weights_hash(checkpoint_folders(runs[name])[-1]):
+            raise UsageError(f"{out}: is there and is not a copy of the shipped {name}; name another place")
     shutil.rmtree(out, ignore_errors=True)
     with atomic_folder(out) as partial:
         shutil.copytree(runs[name], partial, dirs_exist_ok=True)
 
 
 def export_run(folder: Path, out: Path) -> None:
-    """Copy a run with its newest checkpoint in half precision: no optimiser state, no cache, no data path."""
+    """Copy a run with its newest checkpoint in half precision: no optimiser state, no cache, no data path, no scores.
+
+    Scores are of the weights they were computed with; evaluate the copy for its own.
+    """
     run = open_run(folder)
     with atomic_folder(out) as partial:
-        save_config(partial, replace(run.config, data=None))
+        save_config(partial, run.config if run.config.data == "sample" else replace(run.config, data=None))
         (partial / "checkpoints").mkdir()
         export_checkpoint(run.checkpoint, partial / "checkpoints" / run.checkpoint.name, model=run.model)
-        for name in (METRICS_FILE, SCORES_FILE):
-            if (run.folder / name).is_file():
-                shutil.copy(run.folder / name, partial / name)
+        if (run.folder / METRICS_FILE).is_file():
+            shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
 
 
 def make_folder(folder: Path) -> None:
@@ -172,39 +209,31 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be written ({reason}); name a writable folder with --out") from error
 
 
-def _prepare(folder: Path, config: RunConfig) -> None:
+def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
     """Make the folder and write `config.json`, or make sure that the run there is the same one."""
     if (folder / CONFIG_FILE).is_file():
-        there = load_config(folder)
+        there, checkpoints = load_config(folder), checkpoint_folders(folder)
         changed = {
-            name: values for name, values in differences(there, config).items() if not name.startswith(_FREE_TO_CHANGE)
+            name: values
+            for name, values in differences(there, config).items()
+            if name not in _FREE_TO_CHANGE and not name.startswith("inference.")
         }
-        if changed:
+        # Until something is learnt the settings may still be put right.
+        if changed and checkpoints:
             name, (old, new) = next(iter(changed.items()))
             raise UsageError(
                 f"{folder}: holds another run: {name} is {old!r} there and {new!r} here; use its settings to go on "
                 "with it, or another --out"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+        done = read_progress(checkpoints[-1]) if checkpoints else None
+        if done is not None and done.data_fingerprint != data_fingerprint:
+            raise InputError(f"{folder}: was trained on other data than it is given now; train anew into another --out")
+        if done is not None and done.step > config.train.num_steps:
+            raise UsageError(
+                f"{folder}: has done {done.step} steps already, more than train.num-steps {config.train.num_steps}; "
+                "name another --out to train for fewer"
+            )
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
     make_folder(folder)
     save_config(folder, config)
-
-
-def _held_out(config: RunConfig, data: Path | None) -> Path:
-    """The split to score: the named data's, else the one beside the training data, never the training data itself."""
-    if data is not None:
-        return split_folder(data, "val")
-    root = split_folder(config.data, "val")
-    if root == config.data:
-        raise InputError(f"{root}: is what the run was trained on; name held-out data with --data")
-    return root
-
-
-def _open_val(track: Track[Any], config: RunConfig, cache: Path) -> ClipDataset | None:
-    root = sample_data() if config.data is None else config.data
-    if not config.train.validate_every:
-        return None
-    found = find_split(root, "val")
-    # A root that is itself a dataset is the training split: nothing is held out then.
-    return None if found is None or found == root else track.open(found, cache=cache)

@@ -149,9 +149,8 @@ class StateStatistics:
         channels = data.get("channels")
         if channels != list(CHANNEL_NAMES):
             raise InputError(f"{where}: state statistics are for other channels than this build's 25: {channels!r}")
-        mean, std = (
-            _numbers(data.get(name), where=f"{where}: {name} of the state statistics") for name in ("mean", "std")
-        )
+        mean = _numbers(data.get("mean"), where=f"{where}: mean of the state statistics")
+        std = _numbers(data.get("std"), where=f"{where}: std of the state statistics")
         if min(std) <= 0:
             raise InputError(f"{where}: a standard deviation in the state statistics is not positive: {min(std)}")
         return cls(mean=mean, std=std, num_rows=int(data.get("num_rows", 0)))

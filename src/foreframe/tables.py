@@ -26,10 +26,10 @@ def print_scores(content: Mapping[str, Any], *, title: str | None = None) -> Non
     table.add_column("model minus it [95 %]", justify="right")
     for name, metric in content["metrics"].items():
         rows = [row for row in content["scores"] if row["metric"] == name]
-        arrow = "↑" if metric["higher_is_better"] else "↓"
+        better = "higher" if metric["higher_is_better"] else "lower"
         for row in sorted(rows, key=lambda row: row["predictor"] != MODEL):
             first = row["predictor"] == MODEL
-            label = f"{metric['title']} {arrow} ({metric['unit']})" if first else ""
+            label = f"{metric['title']} ({metric['unit']}, {better} is better)" if first else ""
             margin = "" if row["margin"] is None else _interval(row["margin"], sign="+")
             table.add_row(label, row["predictor"], _interval(row), margin, style="bold" if first else None)
         table.add_section()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from foreframe.batch import Batch, ClipId
+from foreframe.batch import Batch, ClipId, to_video
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
 
 if TYPE_CHECKING:
@@ -174,13 +174,12 @@ class VideoClips:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""
         clip = self.clips[index]
         frames = self.dataset.frames(clip.shard, clip.start + self.frame_offsets, size=self.size)
-        video = torch.from_numpy(frames).permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         rows, valid = state_window(
             self.dataset.states(clip.shard), self.dataset.segments(clip.shard), clip.start, self.num_states
         )
         return Batch(
             clips=(clip,),
-            video=video.mul_(2).div_(255).sub_(1)[None],
+            video=to_video(torch.from_numpy(frames)[None]),
             states=torch.from_numpy(rows)[None],
             states_valid=torch.from_numpy(valid)[None],
         )

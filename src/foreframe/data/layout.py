@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from foreframe.errors import InputError, UsageError
-from foreframe.states import NUM_CHANNELS
+from foreframe.states import CHANNEL_NAMES, NUM_CHANNELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,6 +181,22 @@ def find_split(root: Path, split: Split, *, kind: Kind | None = None) -> Path | 
         names = ", ".join(path.name for path in folders)
         raise InputError(f"{root}: holds more than one {split} folder ({names}); name the one you mean")
     return folders[0] if folders else None
+
+
+def check_rows(shard: Shard) -> None:
+    """Raise `InputError` naming the file and row if a state is not finite or a segment id is out of order."""
+    states = shard.open_states()
+    finite = np.isfinite(states)
+    if not finite.all():
+        row, channel = np.argwhere(~finite)[0]
+        raise InputError(
+            f"{shard.states}: row {row}, {CHANNEL_NAMES[channel]} is not finite ({states[row, channel]}); {_FETCH}"
+        )
+    segments = np.asarray(shard.open_segments(), dtype=np.int64)
+    steps = np.diff(segments, prepend=min(0, int(segments[0])))
+    if (steps < 0).any() or segments[0] < 0:
+        row = int(np.argmax(steps < 0))
+        raise InputError(f"{shard.segments}: row {row} has segment {segments[row]}, below what it may be; {_FETCH}")
 
 
 def fingerprint(root: Path) -> str:

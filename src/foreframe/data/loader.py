@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,8 +100,18 @@ def training_batches(
         schedule, steps=steps, micro_batch_size=micro_batch_size, rank=rank, num_processes=num_processes
     )
     return DataLoader(
-        _AsTorch(clips), batch_sampler=sampler, collate_fn=collate, num_workers=num_workers, pin_memory=False
+        _AsTorch(clips),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the parent still needs its readers for the step it finishes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def ordered_batches(clips: ClipDataset, indices: Sequence[int], *, batch_size: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ then one feed-forward. Position t of the input predicts the same cell of grid t 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from foreframe.errors import require
 from foreframe.states import NUM_CHANNELS
 
 
@@ -35,7 +37,7 @@ class STTransformerConfig:
     mlp_ratio: int = 4
     """Feed-forward width over `width` (*assumed*; with it the count comes to 136 M)."""
     dropout: float = 0.1
-    """On embeddings, feed-forward and residual paths (section 3.1)."""
+    """On feed-forward and residual paths (section 3.1) and, *assumed*, on the embeddings."""
     attention_dropout: float = 0.1
     """On attention weights (section 3.1); a switch of its own because it decides which attention kernels can run."""
     num_states: int = 64
@@ -47,6 +49,11 @@ class STTransformerConfig:
     even split of all rows over the positions."""
 
     def __post_init__(self) -> None:
+        counts = ("vocab_size", "grid", "num_grids", "num_layers", "num_heads", "width", "mlp_ratio", "state_width")
+        require(self, **dict.fromkeys((*counts, "num_states"), (1, math.inf)))
+        require(self, dropout=(0, 1), attention_dropout=(0, 1))
+        if self.state_pooling == "target_rows" and grid_rows(self.num_grids)[-1] >= self.num_states:
+            raise ValueError(f"num_states {self.num_states} ends before the frames of grid {self.num_grids}")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads")
 
@@ -147,8 +154,6 @@ def _pooling_weights(config: STTransformerConfig) -> torch.Tensor:
     for position in range(config.num_grids):
         if config.state_pooling == "target_rows":
             rows = grid_rows(position + 1)
-            if rows[-1] >= config.num_states:
-                raise ValueError(f"{config.num_states} state rows end before the frames of grid {position + 1}")
         else:
             rows = range(
                 position * config.num_states // config.num_grids,

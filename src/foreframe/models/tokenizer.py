@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from foreframe.errors import require
+
 BLOCK_FRAMES = 17
 """Frames in a block."""
 BLOCK_GRIDS = 3
@@ -38,8 +40,11 @@ class TokenizerConfig:
     """Residual blocks at each resolution of the encoder and of the decoder."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"levels must be whole numbers of at least 2, not {self.levels}")
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(f"levels must be whole numbers of at least 3, not {self.levels}")
+        if self.fine_width < 8 or self.coarse_width < 8 or self.fine_width % 8 or self.coarse_width % 8:
+            raise ValueError(f"widths must be multiples of 8, not {self.fine_width} and {self.coarse_width}")
+        require(self, num_blocks=(0, math.inf))
 
     @property
     def vocab_size(self) -> int:

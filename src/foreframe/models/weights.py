@@ -5,6 +5,7 @@ A run keeps such folders under `checkpoints/step_00001000/`; whoever needs a tra
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import asdict
@@ -42,7 +43,15 @@ def save_model(folder: Path, model: Model, *, dtype: torch.dtype | None = None) 
         tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     description = {"class": type(model).__name__, "config": asdict(model.config)}
     (folder / MODEL_FILE).write_text(json.dumps(description, indent=1) + "\n")
-    save_file(tensors, folder / WEIGHTS_FILE)
+    save_tensors(tensors, folder / WEIGHTS_FILE)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file; a disk that is full is an `OSError` like any other."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def load_model(folder: Path, expected: type[ModelT]) -> ModelT:

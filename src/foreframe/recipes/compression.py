@@ -32,6 +32,7 @@ def compression_tiny() -> RunConfig:
     """The same classes at 1.3 M parameters on 16x16 grids of 1,000 tokens: learns on a CPU in minutes."""
     return RunConfig(
         recipe="compression_tiny",
+        data="sample",
         track=CompressionConfig(
             model=STTransformerConfig(
                 vocab_size=1_000,

@@ -13,6 +13,7 @@ def tokenizer_tiny() -> RunConfig:
     """A 1.8 M parameter tokenizer of 1,000 codes with Cosmos' block structure, for frames of 128x128."""
     return RunConfig(
         recipe="tokenizer_tiny",
+        data="sample",
         track=ReconstructionConfig(model=TokenizerConfig()),
         train=TrainConfig(
             num_steps=2_000,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_PICTURE_BYTES = 7_000_000
 """What the clips of a page may weigh together, so that the page stays below 8 MB."""
 
-FIRST_IN_RECEIPT = ("simulated", "split", "num_clips", "num_rooms")
+FIRST_IN_RECEIPT = ("simulated", "split", "num_clips", "num_recordings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +121,9 @@ def _view(run: Run, index: int, runs: Sequence[Run]) -> RunView:
 
 
 def _units(run: Run) -> str:
-    """What the evaluation resampled: rooms, with their number where the receipt has it."""
-    num_rooms = None if run.scores is None else find_key(run.scores.receipt, "num_rooms")
-    return f"{num_rooms} rooms" if isinstance(num_rooms, int) and num_rooms != 1 else "rooms"
+    """What the evaluation resampled: recordings, with their number where the receipt has it."""
+    num_recordings = None if run.scores is None else find_key(run.scores.receipt, "num_recordings")
+    return f"{num_recordings} recordings" if isinstance(num_recordings, int) and num_recordings != 1 else "recordings"
 
 
 def _curve_notes(run: Run) -> list[str]:
@@ -171,9 +171,9 @@ def _flat(key: str, value: object) -> list[tuple[str, str]]:
 
 
 def _receipt_line(receipt: dict[str, Any]) -> str:
-    """The receipt in a line: clips, rooms and split."""
+    """The receipt in a line: clips, recordings and split."""
     parts = []
-    for key, noun in (("num_clips", "clip"), ("num_rooms", "room")):
+    for key, noun in (("num_clips", "clip"), ("num_recordings", "recording")):
         count = find_key(receipt, key)
         if isinstance(count, int):
             parts.append(_count(count, noun))

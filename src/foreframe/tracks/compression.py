@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -13,11 +14,11 @@ import torch.nn.functional as F
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames, to_video
 from foreframe.data.clips import TokenClips, token_pair_ids
-from foreframe.data.layout import find_layout
+from foreframe.data.layout import check_rows, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.encode import check_encoding, tokens_of
-from foreframe.errors import InputError
+from foreframe.errors import InputError, require
 from foreframe.inference.autoregressive import Rollout, greedy_rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.metrics.tokens import token_accuracy, token_cross_entropy
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from foreframe.batch import ClipId
     from foreframe.data.loader import ClipDataset
 
-NUM_CONTEXT = 3
+NUM_CONTEXT = baselines.NUM_CONTEXT_GRIDS
 """Context grids: one block of 17 frames (report, section 3)."""
-NUM_FUTURE = 3
+NUM_FUTURE = baselines.NUM_FUTURE_GRIDS
 """Grids to predict: the next block."""
 STATISTICS_FILE = "statistics.json"
 RECONSTRUCTION = "reconstruction"
-"""The predictor that decodes the true tokens: no model can score higher in pixels."""
+"""The predictor that decodes the true tokens: what the tokenizer alone loses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,14 @@ class CompressionConfig:
     loss_grids: Literal["future", "all"] = "future"
     """Cross-entropy on grids 3-5, as the report's sum reads (*assumed*), or on all five that follow another."""
     pair_stride: int = 2
-    """Blocks from one training clip to the next; a clip is two blocks (*assumed*: it gives the report's count)."""
+    """Blocks from one clip to the next; a clip is two blocks (*assumed*: 2 gives the report's count)."""
     normalise_states: bool = True
     """Z-score the states with the training split's statistics, closures excepted (*assumed*)."""
+
+    def __post_init__(self) -> None:
+        require(self, pair_stride=(1, math.inf))
+        if self.model.num_grids < NUM_CONTEXT + NUM_FUTURE - 1:
+            raise ValueError(f"num_grids {self.model.num_grids} is too few to predict {NUM_FUTURE} from {NUM_CONTEXT}")
 
 
 class CompressionTrack:
@@ -110,8 +116,8 @@ class CompressionTrack:
                 title="PSNR of the decoded future",
                 unit="dB",
                 higher_is_better=True,
-                description="Predicted frames against recorded ones, 8-bit RGB; mean over clips of the mean over "
-                "17 future frames.",
+                description="Predicted frames against recorded ones at the tokenizer's size, 8-bit RGB; mean over "
+                "clips of the mean over 17 future frames.",
             ),
         }
 
@@ -124,13 +130,18 @@ class CompressionTrack:
             "copy_last": "the last observed frame again",
             "context_mean": "mean of the 17 observed frames",
             "blur": "the last observed frame, blurred",
-            RECONSTRUCTION: "the true future through the tokenizer: the ceiling of any prediction in tokens",
+            RECONSTRUCTION: "the true future through the tokenizer: what is lost before any prediction",
         }
 
     # -- data --------------------------------------------------------------------------------------------------------
 
     def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
         """Clips of a tokenised folder, or of a raw one, which is tokenised once under `cache`."""
+        if self.config.tokenizer is not None and self.tokenizer.vocab_size != self.config.model.vocab_size:
+            raise InputError(
+                f"{self.config.tokenizer}: has {self.tokenizer.vocab_size} tokens and the model "
+                f"{self.config.model.vocab_size}; set track.model.vocab-size"
+            )
         raw = root if find_layout(root).kind == "raw" else None
         if raw is not None:
             if self.config.tokenizer is None:
@@ -143,6 +154,8 @@ class CompressionTrack:
         elif self.config.tokenizer is not None:
             check_encoding(root, weights=self._tokenizer_hash)
         tokens = TokenDataset(root)
+        for shard in tokens.layout.shards:
+            check_rows(shard)
         if tokens.grid != self.config.model.grid:
             raise InputError(
                 f"{root}: token grids are {tokens.grid}x{tokens.grid}, the model's are {self.config.model.grid}x"
@@ -173,7 +186,11 @@ class CompressionTrack:
         """See `Track`."""
         assert self.state_statistics is not None
         assert self.token_statistics is not None
-        content = {"states": self.state_statistics.to_dict(), "tokens": self.token_statistics.to_dict()}
+        content = {
+            "states": self.state_statistics.to_dict(),
+            "tokens": self.token_statistics.to_dict(),
+            "tokenizer_sha256": self._tokenizer_hash if self.config.tokenizer else None,
+        }
         (folder / STATISTICS_FILE).write_text(json.dumps(content) + "\n")
 
     def load_statistics(self, folder: Path) -> None:
@@ -181,9 +198,14 @@ class CompressionTrack:
         path = folder / STATISTICS_FILE
         try:
             content = json.loads(path.read_text())
-            states, tokens = content["states"], content["tokens"]
+            states, tokens, tokenizer = content["states"], content["tokens"], content["tokenizer_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: cannot be read as training statistics: {error}") from error
+        if self.config.tokenizer is not None and tokenizer != self._tokenizer_hash:
+            raise InputError(
+                f"{path}: the model was trained on the tokens of other weights than {self.config.tokenizer} has now; "
+                "bring those weights back, or train anew"
+            )
         self.state_statistics = StateStatistics.from_dict(states, where=str(path))
         self.token_statistics = baselines.TokenStatistics.from_dict(tokens, where=str(path))
         if self.token_statistics.vocab_size != self.config.model.vocab_size:
@@ -251,7 +273,9 @@ class CompressionTrack:
 
     @torch.no_grad()
     def panels(self, batch: Batch, prediction: Rollout) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `Track`. Without recorded frames the decoded true tokens stand for them."""
+        """See `Track`. Without recorded frames the decoded true tokens stand for them; without a tokenizer, nothing."""
+        if self.config.tokenizer is None:
+            return {}
         tokens = _tokens(batch)
         decoded = self._decode(tokens[:, NUM_CONTEXT:])
         if batch.video is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -10,9 +11,9 @@ import torch
 from foreframe.batch import Batch, to_frames
 from foreframe.data.clips import VideoClips, clip_ids
 from foreframe.data.raw import RawDataset
-from foreframe.errors import InputError
+from foreframe.errors import InputError, require
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
-from foreframe.models.tokenizer import BLOCK_FRAMES, TokenizerConfig, VideoTokenizer
+from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, TokenizerConfig, VideoTokenizer
 from foreframe.tracks.track import MODEL, Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class ReconstructionConfig:
     """Frames from the start of one training clip to the next."""
     absolute_weight: float = 0.2
     """Weight of the absolute error beside the squared one, which alone would blur edges."""
+
+    def __post_init__(self) -> None:
+        require(self, clip_stride=(1, math.inf), absolute_weight=(0, math.inf), size=(CELL, math.inf))
+        if self.size % CELL:
+            raise ValueError(f"size {self.size} is not a multiple of {CELL}, the side of a token cell")
 
 
 class ReconstructionTrack:
@@ -119,9 +125,9 @@ class ReconstructionTrack:
         }
 
     def panels(self, batch: Batch, prediction: torch.Tensor) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `Track`; there is no context, all 17 frames are given back."""
+        """See `Track`. The block's first frame stands where others show context; it is given back like the rest."""
         truth = to_frames(_video(batch))
-        videos = {"context": truth[:, :0], "truth": truth, "prediction": prediction}
+        videos = {"context": truth[:, :1], "truth": truth[:, 1:], "prediction": prediction[:, 1:]}
         return {name: video.cpu().numpy() for name, video in videos.items()}
 
 

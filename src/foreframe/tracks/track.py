@@ -105,5 +105,5 @@ class Track(Protocol[PredictionT]):
         ...
 
     def panels(self, batch: Batch, prediction: PredictionT) -> dict[str, npt.NDArray[np.uint8]]:
-        """Videos to look at: name -> uint8 (B, T, H, W, 3); at least `context`, `truth` and `prediction`."""
+        """Videos to look at, uint8 (B, T, H, W, 3): `context`, `truth`, `prediction` and more, or none at all."""
         ...

@@ -16,15 +16,21 @@ import json
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from foreframe.errors import InputError
 from foreframe.hashing import sha256_file
-from foreframe.models.weights import MODEL_FILE, checkpoint_folders, load_weights, read_tensors, save_model
+from foreframe.models.weights import (
+    MODEL_FILE,
+    checkpoint_folders,
+    load_weights,
+    read_tensors,
+    save_model,
+    save_tensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +52,10 @@ class Progress:
     """Optimiser steps done."""
     elapsed: float = 0.0
     """Seconds of training over all sittings."""
+    window: tuple[dict[str, float], ...] = ()
+    """Measurements of the steps since the last line of the training curve."""
+    data_fingerprint: str = ""
+    """Of the training data."""
 
 
 def save_checkpoint(
@@ -64,9 +74,8 @@ def save_checkpoint(
     try:
         save_model(partial, model)
         track.save_statistics(partial)
-        save_file(_optimizer_tensors(optimizer, model), partial / OPTIMIZER_FILE)
-        trainer = {"version": CHECKPOINT_VERSION, "step": progress.step, "elapsed": progress.elapsed}
-        (partial / TRAINER_FILE).write_text(json.dumps(trainer) + "\n")
+        save_tensors(_optimizer_tensors(optimizer, model), partial / OPTIMIZER_FILE)
+        (partial / TRAINER_FILE).write_text(json.dumps({"version": CHECKPOINT_VERSION, **asdict(progress)}) + "\n")
         seal(partial)
         partial.rename(final)
         _sync(root)
@@ -82,18 +91,29 @@ def load_checkpoint(
     folder: Path, *, track: Track[Any], model: Any, optimizer: torch.optim.Optimizer | None = None
 ) -> Progress:
     """Fill model, statistics and optimiser from a checkpoint whose files all match its manifest."""
-    verify(folder)
+    progress = read_progress(folder)
     load_weights(folder, model)
     track.load_statistics(folder)
     if optimizer is not None:
         _load_optimizer(folder / OPTIMIZER_FILE, optimizer, model)
+    return progress
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far a checkpoint is, after a look at all its files (`verify`)."""
+    verify(folder)
     trainer = _read_json(folder / TRAINER_FILE)
     if trainer.get("version") != CHECKPOINT_VERSION:
         raise InputError(
             f"{folder / TRAINER_FILE}: checkpoint version {trainer.get('version')!r}, this build reads "
             f"{CHECKPOINT_VERSION}; train anew into another folder"
         )
-    return Progress(step=int(trainer["step"]), elapsed=float(trainer["elapsed"]))
+    return Progress(
+        step=trainer["step"],
+        elapsed=trainer["elapsed"],
+        window=tuple(trainer["window"]),
+        data_fingerprint=trainer["data_fingerprint"],
+    )
 
 
 def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
@@ -120,15 +140,18 @@ def seal(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """Raise `InputError` unless every file the manifest names is there with the right size and hash."""
-    advice = "delete that checkpoint folder to go on from the one before it"
-    files = _read_json(folder / MANIFEST_FILE).get("files")
-    if not isinstance(files, dict):
-        raise InputError(f"{folder / MANIFEST_FILE}: lists no files; {advice}")
-    for name, expected in files.items():
+    advice = "delete that checkpoint folder to go on from the one before it, if there is one"
+    try:
+        files = _read_json(folder / MANIFEST_FILE)["files"]
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / MANIFEST_FILE}: is missing or damaged; {advice}") from error
+    there = {path.name for path in folder.iterdir()} - {MANIFEST_FILE}
+    if odd := sorted(there ^ expected.keys()):
+        raise InputError(f"{folder / odd[0]}: is missing, or not in the checkpoint's manifest; {advice}")
+    for name, (size, digest) in expected.items():
         path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: is missing from the checkpoint; {advice}")
-        if path.stat().st_size != expected["size"] or sha256_file(path) != expected["sha256"]:
+        if path.stat().st_size != size or sha256_file(path) != digest:
             raise InputError(f"{path}: is not what the manifest says (damaged or changed); {advice}")
 
 

@@ -76,12 +76,12 @@ def keep_lines(path: Path, *, up_to_step: int) -> None:
     if not path.exists():
         return
     kept: list[str] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
             continue
-        if step <= up_to_step:
+        if isinstance(step, int) and step <= up_to_step:
             kept.append(line + "\n")
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))

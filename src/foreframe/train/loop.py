@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
 from foreframe.data.loader import BatchSchedule, ClipDataset, ordered_batches, training_batches
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, UsageError, require
 from foreframe.models.weights import checkpoint_folders
 from foreframe.tracks.track import MODEL, Loss, Track
 from foreframe.train.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -26,21 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from accelerate import Accelerator
+
     from foreframe.batch import Batch
-
-
-_LEAST = {
-    "num_steps": 1,
-    "global_batch_size": 1,
-    "micro_batch_size": 1,
-    "seed": 0,
-    "checkpoint_every": 1,
-    "keep_checkpoints": 1,
-    "log_every": 1,
-    "validate_every": 0,
-    "num_val_clips": 1,
-    "num_workers": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +59,16 @@ class TrainConfig:
     """Reader processes per training process."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        counts = (
+            "num_steps",
+            "global_batch_size",
+            "micro_batch_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+        )
+        require(self, **dict.fromkeys((*counts, "num_val_clips"), (1, math.inf)))
+        require(self, validate_every=(0, math.inf), num_workers=(0, math.inf), seed=(0, 2**32 - 1))
 
 
 def accumulation_steps(config: TrainConfig, num_processes: int) -> int:
@@ -88,15 +83,17 @@ def accumulation_steps(config: TrainConfig, num_processes: int) -> int:
 
 
 class _Objective(nn.Module):
-    """The model together with its loss, so that a distributed wrapper sees one forward pass."""
+    """The model together with its loss and precision, so that a distributed wrapper sees one forward pass."""
 
-    def __init__(self, track: Track[Any], model: nn.Module) -> None:
+    def __init__(self, track: Track[Any], model: nn.Module, *, precision: Literal["no", "bf16"]) -> None:
         super().__init__()
         self.track = track
         self.model = model
+        self.precision = precision
 
     def forward(self, batch: Batch) -> Loss:
-        return self.track.loss(self.model, batch)
+        with torch.autocast(batch.states.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.track.loss(self.model, batch)
 
 
 def train(
@@ -105,79 +102,97 @@ def train(
     track: Track[Any],
     train_clips: ClipDataset,
     val_clips: ClipDataset | None,
+    data_fingerprint: str,
     config: TrainConfig,
     optim: OptimConfig,
+    accelerator: Accelerator,
     label: str = "train",
 ) -> bool:
     """Train to `config.num_steps`, from the newest checkpoint in `run` if there is one.
 
     Returns False if Ctrl-C or SIGTERM asked it to stop early: a checkpoint is written first, and the same call goes
-    on from there. The result is the same, bit for bit, as without the stop.
+    on from there. Weights and curves are then the same, bit for bit, as without the stop. `data_fingerprint` names
+    the training data in every checkpoint.
     """
-    accelerator = Accelerator(mixed_precision=config.precision)
     num_micro_batches = accumulation_steps(config, accelerator.num_processes)
     torch.manual_seed(config.seed)
     model = track.build()
     optimizer = build_optimizer(model, optim)
-    done = Progress()
+    done = Progress(data_fingerprint=data_fingerprint)
     if checkpoints := checkpoint_folders(run):
         done = load_checkpoint(checkpoints[-1], track=track, model=model, optimizer=optimizer)
     else:
         track.fit(train_clips)
-    objective, optimizer = accelerator.prepare(_Objective(track, model), optimizer)
+    objective, optimizer = accelerator.prepare(_Objective(track, model, precision=config.precision), optimizer)
     schedule = BatchSchedule(num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed)
-    batches = iter(
-        training_batches(
-            train_clips,
-            schedule,
-            steps=range(done.step, config.num_steps),
-            micro_batch_size=config.micro_batch_size,
-            num_workers=config.num_workers,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+    step, window = done.step, list(done.window)
+    with _stop_requested() as stop, _journal(run, done, config, accelerator, label=label) as journal:
+        batches = iter(
+            training_batches(
+                train_clips,
+                schedule,
+                steps=range(step, config.num_steps),
+                micro_batch_size=config.micro_batch_size,
+                num_workers=config.num_workers,
+                rank=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+            )
         )
-    )
-    journal = (
-        Journal(run, first_step=done.step, num_steps=config.num_steps, elapsed=done.elapsed, label=label)
-        if accelerator.is_main_process
-        else None
-    )
-
-    def checkpoint(step: int) -> None:
-        if accelerator.is_main_process and journal is not None:
-            progress = Progress(step=step, elapsed=journal.elapsed)
-            raw = getattr(optimizer, "optimizer", optimizer)
-            save_checkpoint(run, progress, track=track, model=model, optimizer=raw, keep=config.keep_checkpoints)
-        accelerator.wait_for_everyone()
-
-    window: list[dict[str, float]] = []
-    step = done.step
-    with journal or nullcontext(), _stop_requested() as stop:
         while step < config.num_steps:
             rate = set_learning_rate(optimizer, optim, step, config.num_steps)
             values = _step(accelerator, objective, optimizer, batches, num_micro_batches, config, optim, step)
             step += 1
             window.append(values)
             last = step == config.num_steps
-            stopping = _anywhere(accelerator, stop.is_set)
+            stopping = _anywhere(accelerator, stop.is_set())
+            if step % config.log_every == 0 or last:
+                means = {name: float(np.mean([row[name] for row in window])) for name in values}
+                window.clear()
+                if journal is not None:
+                    journal.write(step, "train", {**means, "learning_rate": rate})
             if journal is not None:
                 journal.advance(step, status=f"loss {values['loss']:.4f}")
-                if step % config.log_every == 0 or last:
-                    means = {name: float(np.mean([row[name] for row in window])) for name in values}
-                    journal.write(step, "train", {**means, "learning_rate": rate})
-                    window.clear()
             if val_clips is not None and config.validate_every and (step % config.validate_every == 0 or last):
                 scores = validate(track, model, val_clips, config, accelerator)
                 if journal is not None:
                     journal.write(step, "val", scores)
             if step % config.checkpoint_every == 0 or last or stopping:
-                checkpoint(step)
+                _check_finite(model, step)
+                if journal is not None:
+                    reached = Progress(
+                        step=step, elapsed=journal.elapsed, window=tuple(window), data_fingerprint=data_fingerprint
+                    )
+                    inner = getattr(optimizer, "optimizer", optimizer)
+                    keep = config.keep_checkpoints
+                    save_checkpoint(run, reached, track=track, model=model, optimizer=inner, keep=keep)
+                accelerator.wait_for_everyone()
             if stopping and not last:
                 if journal is not None:
                     journal.say(f"stopped after step {step}; the same command goes on from there")
                 return False
-    accelerator.end_training()
     return True
+
+
+@contextmanager
+def _journal(
+    run: Path, done: Progress, config: TrainConfig, accelerator: Accelerator, *, label: str
+) -> Iterator[Journal | None]:
+    """The run's journal, for the one process that writes it."""
+    if not accelerator.is_main_process:
+        yield None
+        return
+    with Journal(run, first_step=done.step, num_steps=config.num_steps, elapsed=done.elapsed, label=label) as journal:
+        yield journal
+
+
+def _check_finite(model: nn.Module, step: int) -> None:
+    """Nothing that is not a number is ever saved as the newest checkpoint."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise InputError(
+                f"step {step}: {name} is not finite, so no checkpoint was written; train anew into another folder with "
+                "a lower optim.learning-rate"
+            )
 
 
 def _step(
@@ -200,7 +215,7 @@ def _step(
         last = index == num_micro_batches - 1
         with nullcontext() if last else accelerator.no_sync(objective):
             loss: Loss = objective(batch)
-            accelerator.backward(loss.value / num_micro_batches)
+            (loss.value / num_micro_batches).backward()
         for name, value in {"loss": loss.value.detach(), **loss.logs}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / num_micro_batches
     norm = accelerator.clip_grad_norm_(objective.parameters(), optim.gradient_clip or math.inf)
@@ -209,8 +224,8 @@ def _step(
     values["gradient_norm"] = float(norm)
     if not all(map(math.isfinite, values.values())):
         raise InputError(
-            f"step {step + 1}: the loss or its gradient is not finite ({values}); no checkpoint was written of it. "
-            "Lower optim.learning-rate or look at the data with `foreframe data check`, then run the same command"
+            f"step {step + 1}: the loss or its gradient is not finite ({values}), so no checkpoint was written; look "
+            "at the data, or train anew into another folder with a lower optim.learning-rate"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -240,11 +255,11 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(2, np.uint32).view(np.uint64)[0] >> 1)
 
 
-def _anywhere(accelerator: Accelerator, is_set: Any) -> bool:
+def _anywhere(accelerator: Accelerator, wanted: bool) -> bool:
     """Whether any process was asked to stop, agreed by all of them."""
     if accelerator.num_processes == 1:
-        return bool(is_set())
-    return float(_reduced(accelerator, torch.tensor(float(is_set())), "sum")) > 0
+        return wanted
+    return float(_reduced(accelerator, torch.tensor(float(wanted)), "sum")) > 0
 
 
 def _reduced(accelerator: Accelerator, value: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
@@ -254,35 +269,25 @@ def _reduced(accelerator: Accelerator, value: torch.Tensor, reduction: Literal["
     return reduced
 
 
-class _Flag:
-    def __init__(self) -> None:
-        self._set = False
-
-    def set(self) -> None:
-        self._set = True
-
-    def is_set(self) -> bool:
-        return self._set
-
-
 @contextmanager
-def _stop_requested() -> Iterator[_Flag]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the second one interrupts at once."""
-    flag = _Flag()
-    before = {}
+def _stop_requested() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the next one interrupts at once."""
+    flag = threading.Event()
+    before: dict[int, Any] = {}
 
-    def ask(number: int, _frame: object) -> None:
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(_number: int, _frame: object) -> None:
         flag.set()
-        signal.signal(number, before[number])
+        restore()
 
-    try:
+    # Signals can be caught in the main thread only; elsewhere whoever runs us handles them.
+    if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.getsignal(number)
-            signal.signal(number, ask)
-    except ValueError:  # Not the main thread: then whoever runs us handles signals.
-        pass
+            before[number] = signal.signal(number, ask)
     try:
         yield flag
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

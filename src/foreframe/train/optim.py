@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from foreframe.errors import require
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -30,6 +32,18 @@ class OptimConfig:
     """Decoupled decay, on matrices only: not on biases, norms, gains or position tables."""
     gradient_clip: float = 1.0
     """Largest total gradient norm; 0 switches clipping off (*assumed*)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            learning_rate=(0, 1e6),
+            warmup_steps=(0, math.inf),
+            eps=(0, 1),
+            weight_decay=(0, 1e6),
+            gradient_clip=(0, math.inf),
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be from 0 to below 1, not {self.betas}")
 
 
 def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> float:
