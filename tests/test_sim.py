@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,6 +23,13 @@ from foreframe.sim.generate import run_episode
 from foreframe.sim.navigation import plan_path
 from foreframe.sim.simulator import EpisodeConfig, Simulator
 from foreframe.states import CHANNEL_INDEX, CHANNEL_NAMES
+
+try:
+    gl.ensure_gl()
+except UsageError as error:
+    if "CI" in os.environ:  # A machine that judges must be able to render.
+        raise
+    pytest.skip(str(error), allow_module_level=True)
 
 
 def _states(config: EpisodeConfig, num_frames: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +14,6 @@ from foreframe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 Kind = Literal["angle", "closure", "velocity"]
 
@@ -123,11 +121,6 @@ class StateStatistics:
                 std[index] = 1.0
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), num_rows=count)
 
-    @classmethod
-    def identity(cls) -> StateStatistics:
-        """Statistics that leave every channel as it is."""
-        return cls(mean=(0.0,) * NUM_CHANNELS, std=(1.0,) * NUM_CHANNELS, num_rows=0)
-
     def to_dict(self) -> dict[str, object]:
         """JSON-ready, with the channel list that `from_dict` checks."""
         return {
@@ -154,19 +147,6 @@ class StateStatistics:
         if min(std) <= 0:
             raise InputError(f"{where}: a standard deviation in the state statistics is not positive: {min(std)}")
         return cls(mean=mean, std=std, num_rows=int(data.get("num_rows", 0)))
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> StateStatistics:
-        """Read what `save` wrote; raises `InputError` naming the file if it does not fit."""
-        try:
-            data = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as state statistics: {error}") from error
-        return cls.from_dict(data, where=str(path))
 
     def normalise(self, states: torch.Tensor) -> torch.Tensor:
         """(states - mean) / std over the last axis of (..., 25); closures pass unchanged."""

@@ -33,7 +33,9 @@ def print_scores(content: Mapping[str, Any], *, title: str | None = None) -> Non
             margin = "" if row["margin"] is None else _interval(row["margin"], sign="+")
             table.add_row(label, row["predictor"], _interval(row), margin, style="bold" if first else None)
         table.add_section()
-    Console().print(table)
+    console = Console()
+    # Into a file or a pipe a line may be as long as it likes.
+    (console if console.is_terminal else Console(width=140)).print(table)
 
 
 def _interval(row: Mapping[str, Any], *, sign: str = "") -> str:
