@@ -243,9 +243,10 @@ def _with_absolute_paths(config: Any) -> Any:
     """So that the run can be used from any folder."""
     if isinstance(config.data, Path):
         config = replace(config, data=config.data.absolute())
-    tokenizer = getattr(config.track, "tokenizer", None)
-    if tokenizer is not None and Path(tokenizer).exists():
-        config = replace(config, track=replace(config.track, tokenizer=str(Path(tokenizer).absolute())))
+    for name in ("tokenizer", "start_from"):
+        path = getattr(config.track, name, None)
+        if path is not None and Path(path).exists():
+            config = replace(config, track=replace(config.track, **{name: str(Path(path).absolute())}))
     return config
 
 

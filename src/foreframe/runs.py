@@ -16,6 +16,7 @@ from foreframe.encode import is_simulated, source_fingerprint
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
+from foreframe.tracks.reconstruction import ReconstructionConfig
 from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -191,11 +192,18 @@ def export_run(folder: Path, out: Path) -> None:
     """
     run = open_run(folder)
     with atomic_folder(out) as partial:
-        save_config(partial, run.config if run.config.data == "sample" else replace(run.config, data=None))
+        save_config(partial, _without_paths(run.config))
         (partial / "checkpoints").mkdir()
         export_checkpoint(run.checkpoint, partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
             shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
+
+
+def _without_paths(config: RunConfig) -> RunConfig:
+    """The configuration without the places of this machine that mean nothing on another."""
+    if isinstance(config.track, ReconstructionConfig):
+        config = replace(config, track=replace(config.track, start_from=None))
+    return config if config.data == "sample" else replace(config, data=None)
 
 
 def make_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from foreframe.data.raw import RawDataset
 from foreframe.errors import InputError, require
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, TokenizerConfig, VideoTokenizer
+from foreframe.models.weights import find_weights, load_weights
 from foreframe.tracks.track import MODEL, Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ReconstructionConfig:
     """Frames from the start of one training clip to the next."""
     absolute_weight: float = 0.2
     """Weight of the absolute error beside the squared one, which alone would blur edges."""
+    start_from: str | None = None
+    """Shipped model or run whose weights training starts from; None for a fresh initialisation."""
 
     def __post_init__(self) -> None:
         require(self, clip_stride=(1, math.inf), absolute_weight=(0, math.inf), size=(CELL, math.inf))
@@ -96,8 +99,11 @@ class ReconstructionTrack:
         """There are none."""
 
     def build(self) -> VideoTokenizer:
-        """See `Track`."""
-        return VideoTokenizer(self.config.model)
+        """See `Track`; with `start_from`, the model found there, which must be of the configured size."""
+        model = VideoTokenizer(self.config.model)
+        if self.config.start_from is not None:
+            load_weights(find_weights(self.config.start_from), model)
+        return model
 
     def loss(self, model: VideoTokenizer, batch: Batch) -> Loss:
         """Mean squared plus weighted absolute error of the frames, straight through the quantiser."""
