@@ -18,7 +18,7 @@ check: lint test
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/run.py
