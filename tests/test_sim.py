@@ -32,8 +32,9 @@ except UsageError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 
-def _states(config: EpisodeConfig, num_frames: int) -> np.ndarray:
-    return np.stack([seen.states for _, seen, _ in run_episode(config, num_frames=num_frames, render=False)])
+def _states(config: EpisodeConfig, num_frames: int, *, lead_in: float = 0.0) -> np.ndarray:
+    steps = run_episode(config, num_frames=num_frames, lead_in=lead_in, render=False)
+    return np.stack([seen.states for _, seen, _ in steps])
 
 
 def test_joints_are_the_channels_in_order():
@@ -51,6 +52,14 @@ def test_states_do_not_depend_on_rendering():
     config = EpisodeConfig(seed=3, episode=1)
     seen = np.stack([seen.states for _, seen, _ in run_episode(config, num_frames=20)])
     assert np.array_equal(seen, _states(config, 20))
+
+
+def test_lead_in_films_a_later_part_of_the_same_episode():
+    config = EpisodeConfig(seed=3, episode=1)
+    whole, part = _states(config, 100), _states(config, 10, lead_in=3.0)
+    starts = [start for start in range(91) if np.array_equal(whole[start : start + 10], part)]
+    assert len(starts) == 1
+    assert starts[0] > 0
 
 
 def test_measured_channels_are_finite_and_in_range():
@@ -151,7 +160,7 @@ def test_simulate_writes_a_folder_that_reads_back(tmp_path, split, workers):
         assert np.stack(frames).shape == (9, 256, 256, 3)
         assert np.std(frames[0]) > 10
         assert np.load(root / "sim" / f"commands_{shard}.npy", allow_pickle=False).shape == (9, 25)
-        alone = _states(EpisodeConfig(seed=4, split=split, episode=shard), 9)
+        alone = _states(EpisodeConfig(seed=4, split=split, episode=shard), 9, lead_in=config.lead_in)
         assert np.array_equal(alone, states)
     records = [json.loads(line) for line in (root / "sim" / "episodes.jsonl").read_text().splitlines()]
     assert [record["segment"] for record in records] == [0, 1]
