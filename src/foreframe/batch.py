@@ -68,7 +68,7 @@ def collate(items: Sequence[Batch]) -> Batch:
 def to_video(frames: torch.Tensor) -> torch.Tensor:
     """Frames uint8 (B, T, H, W, 3) to video float32 (B, 3, T, H, W): 2x/255 - 1."""
     video = frames.movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    return video * (2 / 255) - 1
+    return video * 2 / 255 - 1
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:
