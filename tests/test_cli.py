@@ -14,7 +14,7 @@ def fault(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int
     """Exit status and the one line on standard error; more than one line fails."""
     status = run(arguments)
     captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
+    lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
     assert captured.out == ""
     assert lines[0].startswith("foreframe: ")

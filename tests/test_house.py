@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import foreframe
+from foreframe.cli import COMMANDS
 
 ROOT = Path(foreframe.__file__).parent
 
@@ -99,3 +100,12 @@ def test_help_imports_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_readme_names_every_file_and_command() -> None:
+    readme = (ROOT.parents[1] / "README.md").read_text()
+    for _, path in sources():
+        if path.name != "__init__.py":
+            assert f" {path.relative_to(ROOT).as_posix()} " in readme, f"README's tree lacks {path.relative_to(ROOT)}"
+    for command in COMMANDS:
+        assert f"foreframe {command}" in readme, f"README lacks the command {command}"

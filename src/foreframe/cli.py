@@ -396,7 +396,8 @@ def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _complain(message: object) -> None:
