@@ -20,7 +20,7 @@ from foreframe.batch import to_video
 from foreframe.data.clips import clip_ids
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_frames
-from foreframe.evaluate import code_version
+from foreframe.evaluate import code_version, processor
 from foreframe.inference.autoregressive import greedy_rollout
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import find_weights, load_model
@@ -103,7 +103,9 @@ def main() -> None:
     ]
     out = Path(__file__).parent / "results.json"
     machine = {"code": code_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    out.write_text(json.dumps({**machine, "machine": platform.platform(), "results": results}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({**machine, "machine": f"{processor()}, {platform.platform()}", "results": results}, indent=1) + "\n"
+    )
     print(f"wrote {out}")
 
 

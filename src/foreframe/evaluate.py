@@ -202,7 +202,7 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
         "code_version": code_version(),
         "libraries": {name: _version(name) for name in ("torch", "numpy", "accelerate", "av")},
         "python": platform.python_version(),
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "num_processes": accelerator.num_processes,
         "num_threads": torch.get_num_threads(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -234,7 +234,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name where the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
