@@ -200,7 +200,7 @@ def export_run(folder: Path, out: Path) -> None:
 
 
 def _without_paths(config: RunConfig) -> RunConfig:
-    """The configuration without the places of this machine that mean nothing on another."""
+    """The configuration without where its data and first weights lay; a tokenizer of one's own is still needed."""
     if isinstance(config.track, ReconstructionConfig):
         config = replace(config, track=replace(config.track, start_from=None))
     return config if config.data == "sample" else replace(config, data=None)
