@@ -60,7 +60,7 @@ def random_windows() -> dict[str, object]:
     """Random 77-frame windows: an open decoder and exact seeks, against decoding the file from its start."""
     root = sample_data() / "train"
     dataset = RawDataset(root)
-    ids = clip_ids([dataset.segments(shard.index) for shard in dataset.layout.shards])
+    ids = clip_ids(dataset.all_segments())
     chosen = [ids[i] for i in np.random.default_rng(0).integers(0, len(ids), 4)]
 
     def ours() -> None:

@@ -66,8 +66,8 @@ def test_clips_equal_a_plain_loop(legacy: bool) -> None:
         shards = random_segments(generator)
         length = int(generator.choice([1, 2, 17, 34, 77]))
         stride = int(generator.choice([1, 2, 8, 17, 77, 100]))  # also strides that leap over whole recordings
-        clips = clip_ids(shards, length=length, stride=stride, legacy_segment_check=legacy)
-        assert clips == naive_clips(shards, length, stride, legacy)
+        clips = clip_ids(dict(enumerate(shards)), length=length, stride=stride, legacy_segment_check=legacy)
+        assert list(clips) == naive_clips(shards, length, stride, legacy)
         found += len(clips)
     assert found > 1000
 
@@ -78,45 +78,56 @@ def test_pairs_equal_a_plain_loop() -> None:
     for _ in range(300):
         shards = random_segments(generator)
         for stride_blocks in (1, 2, 3):
-            clips = token_pair_ids(shards, stride_blocks=stride_blocks)
-            assert clips == naive_pairs(shards, stride_blocks)
+            clips = token_pair_ids(dict(enumerate(shards)), stride_blocks=stride_blocks)
+            assert list(clips) == naive_pairs(shards, stride_blocks)
             found += len(clips)
     assert found > 1000
 
 
 def test_segments_that_come_back_are_not_joined() -> None:
     segments = np.array([0] * 40 + [1] * 5 + [0] * 40)  # first and last id agree, the frames between do not
-    starts = [clip.start for clip in clip_ids([segments], length=40)]
+    starts = [clip.start for clip in clip_ids({0: segments}, length=40)]
     assert starts == [0, 45]
-    assert token_pair_ids([np.array([0] * 10 + [1] * 5 + [0] * 19)]) == []
+    assert len(token_pair_ids({0: np.array([0] * 10 + [1] * 5 + [0] * 19)})) == 0
 
 
 def test_the_clip_at_the_segment_end_and_the_legacy_check() -> None:
     segments = np.array([3] * 77 + [4] * 78 + [5] * 77)
-    assert clip_ids([segments]) == [ClipId(0, 0, 3), ClipId(0, 77, 4), ClipId(0, 78, 4), ClipId(0, 155, 5)]
+    assert list(clip_ids({0: segments})) == [ClipId(0, 0, 3), ClipId(0, 77, 4), ClipId(0, 78, 4), ClipId(0, 155, 5)]
     # The entry looked one frame past the clip: a clip that ends with its segment, or with the shard, was lost.
-    assert clip_ids([segments], legacy_segment_check=True) == [ClipId(0, 77, 4)]
-    assert clip_ids([np.zeros(77, int)]) == [ClipId(0, 0, 0)]
-    assert clip_ids([np.zeros(77, int)], legacy_segment_check=True) == []
-    assert clip_ids([np.zeros(76, int)]) == []
+    assert list(clip_ids({0: segments}, legacy_segment_check=True)) == [ClipId(0, 77, 4)]
+    assert list(clip_ids({0: np.zeros(77, int)})) == [ClipId(0, 0, 0)]
+    assert list(clip_ids({0: np.zeros(77, int)}, legacy_segment_check=True)) == []
+    assert list(clip_ids({0: np.zeros(76, int)})) == []
 
 
 def test_strides() -> None:
     segments = np.zeros(17 * 6, int)
-    assert [clip.start for clip in clip_ids([segments], stride=8)] == [0, 8, 16, 24]
-    assert [clip.start for clip in clip_ids([segments], stride=77)] == [0]
-    assert [clip.start for clip in token_pair_ids([segments])] == [0, 34, 68]
-    assert [clip.start for clip in token_pair_ids([segments], stride_blocks=1)] == [0, 17, 34, 51, 68]
-    assert [clip.start for clip in token_pair_ids([segments[:-1]])] == [0, 34]  # the last block lacks a frame
+    assert [clip.start for clip in clip_ids({0: segments}, stride=8)] == [0, 8, 16, 24]
+    assert [clip.start for clip in clip_ids({0: segments}, stride=77)] == [0]
+    assert [clip.start for clip in token_pair_ids({0: segments})] == [0, 34, 68]
+    assert [clip.start for clip in token_pair_ids({0: segments}, stride_blocks=1)] == [0, 17, 34, 51, 68]
+    assert [clip.start for clip in token_pair_ids({0: segments[:-1]})] == [0, 34]  # the last block lacks a frame
     for wrong in ({"stride": 0}, {"length": 0}):
         with pytest.raises(ValueError, match="at least 1"):
-            clip_ids([segments], **wrong)
+            clip_ids({0: segments}, **wrong)
     with pytest.raises(ValueError, match="at least 1"):
-        token_pair_ids([segments], stride_blocks=0)
+        token_pair_ids({0: segments}, stride_blocks=0)
+
+
+def test_an_index_is_a_sequence_of_addresses_by_shard_number() -> None:
+    index = clip_ids({2: np.repeat([5, 6], 80), 7: np.repeat([6], 78)}, length=78, stride=1)
+    assert list(index) == [ClipId(2, 0, 5), ClipId(2, 1, 5), ClipId(2, 2, 5), ClipId(2, 80, 6), ClipId(2, 81, 6),
+                           ClipId(2, 82, 6), ClipId(7, 0, 6)]  # fmt: skip
+    assert index[-1] == ClipId(7, 0, 6)
+    assert index[2:4] == (ClipId(2, 2, 5), ClipId(2, 80, 6))
+    with pytest.raises(IndexError):
+        index[7]
 
 
 def test_addresses_are_plain_numbers() -> None:
-    for clip in clip_ids([np.zeros(80, np.int32)]) + token_pair_ids([np.zeros(80, np.int32)]):
+    shards = {0: np.zeros(80, np.int32)}
+    for clip in [*clip_ids(shards), *token_pair_ids(shards)]:
         assert [type(value) for value in clip] == [int, int, int]
 
 
@@ -161,8 +172,8 @@ def test_token_clips(tmp_path: Path) -> None:
     write_token_shard(tmp_path, 0, style="flat", tokens=tokens, states=states, segments=segments)
     write_metadata(tmp_path, num_shards=1, num_images=num_frames)
     data = TokenDataset(tmp_path)
-    clips = TokenClips(data, token_pair_ids([data.segments(0)], stride_blocks=1))
-    assert clips.clips == (ClipId(0, 17, 1), ClipId(0, 34, 1), ClipId(0, 51, 1))
+    clips = TokenClips(data, token_pair_ids(data.all_segments(), stride_blocks=1))
+    assert clips.clips[:] == (ClipId(0, 17, 1), ClipId(0, 34, 1), ClipId(0, 51, 1))
     assert len(clips) == 3
     batch = collate([clips[0], clips[2]])
     assert batch.clips == (clips.clips[0], clips.clips[2])
@@ -185,7 +196,7 @@ def test_video_clips(tmp_path: Path) -> None:
     write_metadata(tmp_path, num_shards=1, num_images=90)
     data = RawDataset(tmp_path)
     offsets = frame_indices("stride4_dup_last")
-    ids = clip_ids([data.segments(0)])
+    ids = clip_ids(data.all_segments())
     assert [clip.start for clip in ids] == [0, 1, 2, 3]
     for size in (None, 16):
         clips = VideoClips(data, ids, frame_offsets=offsets, num_states=90, size=size)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foreframe.data.layout import find_layout, find_split, fingerprint
+from foreframe.data.integrity import fingerprint
+from foreframe.data.layout import find_layout, find_split
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import write_metadata, write_token_shard
@@ -160,9 +161,9 @@ def test_a_folder_of_the_other_kind(tmp_path: Path) -> None:
 
 def test_vocabulary(tmp_path: Path) -> None:
     data = TokenDataset(write_tokens(tmp_path / "data"))
-    data.check_vocabulary(2)
+    data.check(2)
     with pytest.raises(InputError, match=r"video_1\.bin: block 0 holds token 1, outside 0\.\.0"):
-        data.check_vocabulary(1)
+        data.check(1)
 
 
 def test_find_split_by_name(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout, fingerprint
+from foreframe.data.integrity import fingerprint
+from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata, write_token_shard, write_whole

@@ -25,6 +25,7 @@ SEALED = {"data", "models"}
 ONLY_IN = {
     "accelerate": {"train", "evaluate"},
     "av": {"data"},
+    "diffusers": {"models"},
     "jinja2": {"report"},
     "mujoco": {"sim"},
     "tyro": {"cli"},

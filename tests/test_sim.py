@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -15,10 +17,14 @@ import pytest
 if find_spec("mujoco") is None:  # not importorskip: MuJoCo must be imported after the simulator has chosen its OpenGL
     pytest.skip("needs MuJoCo", allow_module_level=True)
 
-from foreframe.errors import UsageError
+from foreframe.data.layout import find_layout
+from foreframe.data.video import downsample
+from foreframe.errors import InputError, UsageError
 from foreframe.sim import SimulateConfig, gl, simulate
 from foreframe.sim.behaviour import Policy
 from foreframe.sim.body import JOINTS, LIMITS
+from foreframe.sim.branch import branch, load_snapshot, replay
+from foreframe.sim.camera import MASK_CLASSES
 from foreframe.sim.generate import run_episode
 from foreframe.sim.navigation import plan_path
 from foreframe.sim.simulator import EpisodeConfig, Simulator
@@ -63,7 +69,7 @@ def test_lead_in_films_a_later_part_of_the_same_episode():
 
 
 def test_measured_channels_are_finite_and_in_range():
-    states = np.concatenate([_states(EpisodeConfig(seed=11, episode=episode), 600) for episode in range(4)])
+    states = np.concatenate([_states(EpisodeConfig(seed=11, episode=k), 600, lead_in=25.0) for k in range(4)])
     assert states.shape == (2400, 25)
     assert states.dtype == np.float32
     assert np.isfinite(states).all()
@@ -103,22 +109,67 @@ def test_splits_and_episodes_have_their_own_rooms():
     assert len(texts) == 6
 
 
-def test_restore_replays_to_the_bit():
-    with Simulator(EpisodeConfig(seed=2, size=256)) as simulator:
+def _psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
+
+
+def test_small_frames_are_box_means_of_large_ones_to_the_bit():
+    seen = {
+        size: [seen.frame for _, seen, _ in run_episode(EpisodeConfig(seed=3, episode=1, size=size), num_frames=3)]
+        for size in (256, 512)
+    }
+    for small, large in zip(seen[256], seen[512], strict=True):
+        assert large.shape == (512, 512, 3)
+        assert np.array_equal(downsample(large, 256, where="test"), small)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_noise_caps_what_a_still_scene_can_score(size):
+    with Simulator(EpisodeConfig(seed=2, size=size)) as simulator:
+        Policy(simulator).begin()
+        frames = [simulator.render() for _ in range(90)]
+    assert 34 < np.mean([_psnr(frames[k], frames[k + 60]) for k in range(0, 30, 3)]) < 37
+    with pytest.raises(ValueError, match="not 128"):
+        Simulator(EpisodeConfig(size=128), render=False)
+
+
+def test_culling_hides_nothing_that_shows():
+    with Simulator(EpisodeConfig(seed=2)) as simulator:
+        policy = Policy(simulator)
+        policy.begin()
+        commands = policy.commands()
+        camera = simulator._camera
+        for _ in range(6):
+            for _ in range(60):
+                simulator.step(next(commands), render=False)
+            culled = camera.draw(simulator.data).copy()
+            drawn = camera._scene.ngeom
+            camera._cull = lambda data: simulator.model.geom_group.fill(0)
+            whole = camera.draw(simulator.data).copy()
+            del camera._cull
+            assert drawn < camera._scene.ngeom / 2
+            assert np.array_equal(culled, whole)
+
+
+def test_replay_is_bit_exact_and_other_commands_give_another_future():
+    with Simulator(EpisodeConfig(seed=2)) as simulator:
         policy = Policy(simulator)
         policy.begin()
         commands = policy.commands()
         for _ in range(10):
             simulator.step(next(commands), render=False)
-        start = simulator.snapshot()
+        start, first = simulator.snapshot(), simulator.render()
         script = [next(commands).copy() for _ in range(8)]
-        first = [simulator.step(command) for command in script]
-        simulator.restore(start)
-        again = [simulator.step(command) for command in script]
-    for one, other in zip(first, again, strict=True):
-        assert np.array_equal(one.states, other.states)
-        assert one.frame is not None and other.frame is not None
-        assert np.array_equal(one.frame, other.frame)
+        seen = [simulator.step(command) for command in script]
+        again = replay(simulator, start, script)
+        turned = [np.concatenate([command[:24], [0.5]]) for command in script]
+        other = replay(simulator, start, turned)
+    assert np.array_equal(again.states[1:], np.stack([step.states for step in seen]))
+    assert again.frames is not None and other.frames is not None
+    assert np.array_equal(again.frames, np.stack([first, *(step.frame for step in seen)]))
+    assert np.array_equal(other.frames[0], first)
+    assert _psnr(other.frames[-1], again.frames[-1]) < 30
+    assert other.states[-1, 24] > again.states[-1, 24] + 0.1
 
 
 def test_a_path_stays_clear_of_furniture():
@@ -133,53 +184,147 @@ def test_a_path_stays_clear_of_furniture():
             assert not any(o.x0 < x < o.x1 and o.y0 < y < o.y1 for o in room.obstacles)
 
 
-@pytest.mark.parametrize(("split", "workers"), [("train", 2), ("val", 1)])
-def test_simulate_writes_a_folder_that_reads_back(tmp_path, split, workers):
-    import av
+SMALL = SimulateConfig(episodes=3, seconds=0.7, lead_in=4.0, workers=1, episodes_per_shard=2, seed=4, masks=True)
 
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A data set of 2 + 1 episodes of 21 frames, made without a break."""
+    root = tmp_path_factory.mktemp("sim") / "small"
+    simulate(root, SMALL)
+    return root
+
+
+def _contents(root) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_side_files_describe_every_frame(small):
+    side = small / "sim"
+    settings = json.loads((side / "config.json").read_text())
+    records = [json.loads(line) for line in (side / "episodes.jsonl").read_text().splitlines()]
+    assert settings["seed"] == 4 and settings["version"] == 2 and "workers" not in settings
+    assert [(r["segment"], r["shard"], r["first_frame"]) for r in records] == [(0, 0, 0), (1, 0, 21), (2, 1, 0)]
+    for shard, rows in ((0, 42), (1, 21)):
+        load = {name: np.load(side / f"{name}_{shard}.npy") for name in ("commands", "poses", "fixtures", "labels")}
+        here = [record for record in records if record["shard"] == shard]
+        widest = {k: max(len(record[f"{k}_names"]) for record in here) for k in ("object", "fixture")}
+        assert load["commands"].shape == (rows, 25) and load["commands"].dtype == np.float32
+        assert load["poses"].shape == (rows, widest["object"], 7) and load["poses"].dtype == np.float32
+        assert load["fixtures"].shape == (rows, widest["fixture"])
+        for record in here:
+            own = slice(record["first_frame"], record["first_frame"] + 21)
+            poses = load["poses"][own, : len(record["object_names"])]
+            assert np.allclose(np.linalg.norm(poses[..., 3:], axis=-1), 1, atol=1e-4)
+            assert not load["poses"][own, len(record["object_names"]) :].any()
+            doing = [name for start, name in record["behaviours"] if start <= 0]
+            assert settings["behaviours"][load["labels"][own][0]] == doing[-1]
+    names = sorted(path.name for path in side.iterdir())
+    kinds = ("commands", "fixtures", "labels", "masks", "poses", "snapshots")
+    arrays = [
+        f"{kind}_{shard}.np{'z' if kind in ('masks', 'snapshots') else 'y'}" for kind in kinds for shard in (0, 1)
+    ]
+    assert names == sorted([*arrays, "config.json", "episodes.jsonl"])
+
+
+def test_data_set_is_what_the_episodes_give(small):
+    for shard in find_layout(small).shards:
+        states, segments = shard.open_states(), shard.open_segments()
+        for segment in np.unique(segments):
+            config = EpisodeConfig(seed=4, episode=int(segment))
+            assert np.array_equal(states[segments == segment], _states(config, 21, lead_in=4.0))
+
+
+def test_branches_from_disk(small):
+    states, commands = find_layout(small).shards[0].open_states(), np.load(small / "sim" / "commands_0.npy")
+    poses = np.load(small / "sim" / "poses_0.npy")
+    config, snapshot = load_snapshot(small, 0, 34)
+    assert config == EpisodeConfig(seed=4, episode=1)
+    same = branch(config, snapshot, commands[35:])
+    assert np.array_equal(same.states, states[34:])
+    assert np.array_equal(same.poses, poses[34:, : same.poses.shape[1]])
+    episode = run_episode(config, num_frames=21, lead_in=4.0)
+    assert same.frames is not None
+    assert np.array_equal(same.frames, np.stack([seen.frame for _, seen, _ in episode])[13:])
+    lifted = commands[35:].copy()
+    lifted[:, 10:14] += 0.6
+    other = branch(config, snapshot, lifted)
+    assert other.frames is not None
+    assert np.array_equal(other.frames[0], same.frames[0])
+    assert not np.array_equal(other.states[-1], same.states[-1])
+    assert branch(config, snapshot, lifted, render=False).frames is None
+
+
+def test_snapshots_that_are_not_there(small, tmp_path):
+    with pytest.raises(UsageError, match="nearest is that of frame 17"):
+        load_snapshot(small, 0, 20)
+    with pytest.raises(InputError, match="simulate it again"):
+        load_snapshot(tmp_path, 0, 0)
+
+
+def test_masks_show_the_robot_and_what_moves(small):
+    with np.load(small / "sim" / "masks_0.npz") as file:
+        masks = file["masks"]
+    assert masks.shape == (42, 128, 128) and masks.dtype == np.uint8
+    assert masks.max() < len(MASK_CLASSES)
+    with Simulator(EpisodeConfig(seed=2)) as simulator:
+        Policy(simulator).begin()
+        mask, frame = simulator.mask(), simulator.render()
+        simulator.restore(simulator.snapshot())
+        assert np.array_equal(simulator.mask(), mask)
+        # Whatever changes in the picture when loose objects are lifted off was, or was shaded by, an object.
+        address = simulator._objects
+        simulator.data.qpos[address + 2] += 5
+        simulator._refresh()
+        gone, after = simulator.mask(), simulator.render()
+    objects = mask == MASK_CLASSES.index("object")
+    assert objects.sum() > 30
+    assert (mask == MASK_CLASSES.index("robot")).sum() > 100
+    assert not (gone == MASK_CLASSES.index("object")).any()
+    change = np.abs(after.astype(int) - frame).mean(2).reshape(128, 2, 128, 2).mean((1, 3))
+    assert change[objects].mean() > 4 * change[~objects].mean()
+
+
+def test_validation_data_is_flat(tmp_path):
+    simulate(tmp_path / "val", SimulateConfig(episodes=1, seconds=0.1, lead_in=0, split="val"))
+    assert (tmp_path / "val" / "video_0.mp4").is_file()
+    assert find_layout(tmp_path / "val").num_images == 3
+
+
+def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
+    script = (
+        "import os, signal, sys, pathlib\n"
+        "from foreframe.sim import SimulateConfig, simulate\n"
+        "def progress(done, total):\n"
+        "    if done == 50: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"simulate(pathlib.Path(sys.argv[1]), {SMALL!r}, progress=progress)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (partial,) = tmp_path.iterdir()
+    assert partial.name == ".out.partial"
+    before = (partial / "videos" / "video_0.mp4").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="seed 4, not 5"):
+        simulate(tmp_path / "out", replace(SMALL, seed=5))
     seen = []
-    config = SimulateConfig(episodes=2, seconds=0.3, split=split, workers=workers, episodes_per_shard=1, seed=4)
-    simulate(tmp_path / "out", config, progress=lambda done, total: seen.append((done, total)))
-    root = tmp_path / "out"
-    assert seen[-1] == (18, 18)
-    assert json.loads((root / "metadata.json").read_text()) == {
-        "num_shards": 2,
-        "num_images": 18,
-        "hz": 30,
-        "query": None,
-    }
-    for shard in range(2):
-        folder = {"video": "videos", "states": "robot_states", "segment_idx": "segment_indices"}
-        path = {kind: root / (name if split == "train" else "") for kind, name in folder.items()}
-        states = np.fromfile(path["states"] / f"states_{shard}.bin", dtype="<f4").reshape(-1, 25)
-        segments = np.fromfile(path["segment_idx"] / f"segment_idx_{shard}.bin", dtype="<i4")
-        assert len(states) == 9
-        assert segments.tolist() == [shard] * 9
-        with av.open(str(path["video"] / f"video_{shard}.mp4")) as video:
-            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-        assert np.stack(frames).shape == (9, 256, 256, 3)
-        assert np.std(frames[0]) > 10
-        assert np.load(root / "sim" / f"commands_{shard}.npy", allow_pickle=False).shape == (9, 25)
-        alone = _states(EpisodeConfig(seed=4, split=split, episode=shard), 9, lead_in=config.lead_in)
-        assert np.array_equal(alone, states)
-    records = [json.loads(line) for line in (root / "sim" / "episodes.jsonl").read_text().splitlines()]
-    assert [record["segment"] for record in records] == [0, 1]
-    assert json.loads((root / "sim" / "config.json").read_text())["seed"] == 4
-    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+    simulate(tmp_path / "out", replace(SMALL, workers=2), progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (42, 63) and seen[-1] == (63, 63)
+    assert (tmp_path / "out" / "videos" / "video_0.mp4").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert _contents(tmp_path / "out") == _contents(small)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_run_leaves_nothing(tmp_path, workers):
+def test_an_interrupted_run_is_finished_by_the_same_command_with_other_workers(small, tmp_path):
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done >= 5:
+            raise KeyboardInterrupt
 
+    config = replace(SMALL, workers=2)
     with pytest.raises(KeyboardInterrupt):
-        simulate(
-            tmp_path / "out",
-            SimulateConfig(episodes=2, seconds=2, workers=workers, episodes_per_shard=1),
-            progress=stop,
-        )
-    assert list(tmp_path.iterdir()) == []
+        simulate(tmp_path / "out", config, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".out.partial"])
+    simulate(tmp_path / "out", config)
+    assert _contents(tmp_path / "out") == _contents(small)
 
 
 @pytest.mark.parametrize("change", [{"episodes": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seed": -1}])
@@ -207,3 +352,11 @@ def test_opengl_choice(monkeypatch):
 def test_import_is_light():
     script = "import sys, foreframe.sim; sys.exit('mujoco' in sys.modules or 'OpenGL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_simulated_folder_checks_clean(tmp_path):
+    from foreframe.data.check import check_folder
+
+    for split in ("train", "val"):
+        simulate(tmp_path / split, SimulateConfig(episodes=2, seconds=1.5, split=split, workers=1, seed=8))
+    assert check_folder(tmp_path) == []

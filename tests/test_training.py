@@ -11,12 +11,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write_raw
 from foreframe.config import save_config
-from foreframe.encode import encode_folder
+from foreframe.data.writer import write_metadata, write_token_shard
+from foreframe.encode import TokenEncoder, encode_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors
@@ -166,8 +168,9 @@ def test_weights_that_are_not_finite_are_never_saved(raw_root: Path, tokenizer_r
 def test_run_without_tokenizer_is_scored_over_tokens(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokenizer = load_model(find_weights(tokenizer_run), VideoTokenizer)
+    encoder = TokenEncoder(tokenizer=tokenizer, weights="none", size=SIZE)
     for split in ("train", "val"):
-        encode_folder(raw_root / split, tokens / split, tokenizer=tokenizer, weights="none", size=SIZE)
+        assert encode_folder(raw_root / split, tokens / split, encoder=encoder)
         (tokens / split / "encoding.json").unlink()  # As 1X's own folders are.
     config = tiny_compression_config(tokens, tokenizer_run)
     run = tmp_path / "run"
@@ -191,3 +194,27 @@ def test_evaluate_writes_scores_with_receipt(compression_run: Path) -> None:
         assert by_name[f"cross_entropy_{regime}", "copy"]["margin"] is not None
     assert ("psnr", "reconstruction") in by_name
     assert len(list((compression_run / "predictions").glob("*.npz"))) == min(8, len(rows))
+
+
+def test_a_broken_training_shard_is_skipped_only_when_asked_and_named(
+    tmp_path: Path, tokenizer_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data" / "train"
+    for shard in range(3):
+        write_token_shard(
+            root, shard, style="subfolders", tokens=rng.integers(0, 12, (6, 3, 4, 4)),
+            states=rng.normal(size=(102, 25)).astype(np.float32), segments=np.full(102, shard),
+        )  # fmt: skip
+    write_metadata(root, num_shards=3, num_images=306)
+    path = root / "robot_states" / "states_1.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    config = tiny_compression_config(tmp_path / "data", tokenizer_run)
+    config = replace(config, track=replace(config.track, tokenizer=None))
+    with pytest.raises(InputError, match=r"states_1\.bin: has 10100 bytes, expected 10200"):
+        train_run(tmp_path / "run", config)
+    assert train_run(tmp_path / "skipping", replace(config, on_bad_shard="skip"))
+    said = capsys.readouterr().err
+    assert "skipped shard 1:" in said
+    assert "states_1.bin" in said
+    assert "skipped 1 shard of" in said

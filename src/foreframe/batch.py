@@ -24,7 +24,7 @@ class ClipId(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Clips stacked along axis 0. A track fills what it uses: `tokens` for compression, `video` otherwise."""
+    """Clips stacked along axis 0. A track fills what it uses: `tokens`, `video` or, encoded before, `latents`."""
 
     clips: tuple[ClipId, ...]
     """B addresses."""
@@ -36,6 +36,8 @@ class Batch:
     """(B, F, h, w) int64 token grids."""
     video: torch.Tensor | None = None
     """(B, 3, T, H, W) float32 in [-1, 1]."""
+    latents: torch.Tensor | None = None
+    """(B, C, F, h, w) float32, normalised to about unit variance."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -62,7 +64,8 @@ def collate(items: Sequence[Batch]) -> Batch:
     assert states is not None
     assert valid is not None
     clips = tuple(clip for item in items for clip in item.clips)
-    return Batch(clips=clips, states=states, states_valid=valid, tokens=join("tokens"), video=join("video"))
+    optional = {name: join(name) for name in ("tokens", "video", "latents")}
+    return Batch(clips=clips, states=states, states_valid=valid, **optional)
 
 
 def to_video(frames: torch.Tensor) -> torch.Tensor:

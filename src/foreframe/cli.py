@@ -9,9 +9,10 @@ Exit status: 0 done, 1 the input is faulty, 2 wrong usage, 130 stopped by Ctrl-C
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,7 +26,7 @@ from foreframe.errors import InputError, UsageError
 
 COMMANDS = {
     "demo": "see it all work on the sample data that ships with the package: train, evaluate, look",
-    "data": "simulate | info | encode: make, describe and tokenise dataset folders",
+    "data": "simulate | info | check | sheet | encode: make, describe, check, look at and encode dataset folders",
     "train": "train a recipe into a run folder; the same command resumes",
     "evaluate": "score a run on held-out clips, beside the trivial predictors",
     "report": "one self-contained HTML page about one run or several",
@@ -118,9 +119,15 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _data(arguments: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], int]] = {"simulate": _simulate, "info": _info, "encode": _encode}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "simulate": _simulate,
+        "info": _info,
+        "check": _check,
+        "sheet": _sheet,
+        "encode": _encode,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: foreframe data {simulate,info,encode} ...")
+        print(f"usage: foreframe data {{{','.join(commands)}}} ...")
         return 0 if arguments else 2
     if arguments[0] not in commands:
         raise UsageError(f"data {arguments[0]}: no such command; there are: {', '.join(commands)}")
@@ -142,7 +149,27 @@ def _simulate(arguments: list[str]) -> int:
     with _progress("simulate", "frames") as progress:
         simulate(options.out, options.config, progress=progress)
     print(f"wrote {options.out}")
+    if options.config.seconds * 30 > 60:
+        print(_copy_last_line(_copy_last(options.out)))
     return 0
+
+
+def _copy_last(folder: Path) -> dict[str, Any]:
+    from foreframe.data.describe import copy_last_psnr, distribution
+
+    with _progress("copy last", "pairs") as progress:
+        values = copy_last_psnr(folder, progress=progress)
+    if not len(values):
+        raise InputError(f"{folder}: no recording has two frames 60 apart to compare")
+    return distribution(values)
+
+
+def _copy_last_line(facts: dict[str, Any]) -> str:
+    return (
+        f"copying the last frame, 60 frames ahead: median {facts['median_db']} dB "
+        f"(10 % below {facts['p10_db']}, 10 % above {facts['p90_db']}), "
+        f"{100 * facts['near_static']:.1f} % near-static (above 30 dB), over {facts['pairs']} pairs"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,62 +177,180 @@ class InfoOptions:
     """Say what a dataset folder holds."""
 
     folder: Positional[Path]
-    """Dataset folder in 1X's v2.0 format, raw or tokenised."""
+    """Dataset folder in 1X's v2.0 format, raw or tokenised, or a folder of latents."""
     json: bool = False
     """Print JSON."""
+    copy_last: bool = False
+    """Also how well copying the last frame predicts the one 60 frames later: raw recordings only."""
+    on_bad_shard: Literal["raise", "skip"] = "raise"
+    """A broken shard: an error, or left out and named."""
 
 
 def _info(arguments: list[str]) -> int:
     options = _parse(InfoOptions, arguments, prog="foreframe data info")
     from foreframe.data.describe import describe
 
-    facts = describe(options.folder)
+    facts = describe(options.folder, on_bad_shard=options.on_bad_shard)
+    if options.copy_last:
+        facts["copy_last"] = _copy_last(options.folder)
     if options.json:
         print(json.dumps(facts, indent=1))
-    else:
-        width = max(map(len, facts))
-        for name, value in facts.items():
+        return 0
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if name == "copy_last":
+            print(_copy_last_line(value))
+        elif name == "skipped":
+            for index, reason in value.items():
+                print(f"{'skipped':<{width}}  shard {index}: {reason}")
+        else:
             print(f"{name.replace('_', ' '):<{width}}  {value}")
+    return 0
+
+
+def _check(arguments: list[str]) -> int:
+    from foreframe.data.check import CheckConfig, check_folder
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Look for everything that can be wrong with a dataset folder. Exit status 1 if something was found."""
+
+        folder: Positional[Path]
+        """Dataset folder in 1X's v2.0 format, or one that holds split folders."""
+        json: bool = False
+        """Print JSON."""
+        config: Annotated[CheckConfig, tyro.conf.arg(name="")] = field(default_factory=CheckConfig)
+
+    options = _parse(Options, arguments, prog="foreframe data check")
+    with _progress("check", "frames") as progress:
+        findings = check_folder(options.folder, options.config, progress=progress)
+    if options.json:
+        print(json.dumps({"folder": str(options.folder), "findings": [asdict(one) for one in findings]}, indent=1))
+    else:
+        for one in findings:
+            where = f", {one.where}" if one.where else ""
+            confidence = "" if one.confidence is None else f" (confidence {one.confidence:.3f})"
+            print(f"{one.file}{where}: {one.message} [{one.kind}]{confidence}")
+        print(
+            f"{options.folder}: {len(findings)} finding{'s' * (len(findings) != 1)}"
+            if findings
+            else f"{options.folder}: nothing wrong found"
+        )
+    return 1 if findings else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions:
+    """Write a contact sheet: frames at even distances from recordings at even distances, none of them chosen."""
+
+    folder: Positional[Path]
+    """Raw dataset folder."""
+    out: Path = Path("sheet.png")
+    """Picture to write, PNG."""
+    rows: int = 8
+    """Recordings, a row each."""
+    columns: int = 6
+    """Frames of each."""
+    size: int = 192
+    """Side of a frame on the sheet, pixels."""
+
+
+def _sheet(arguments: list[str]) -> int:
+    options = _parse(SheetOptions, arguments, prog="foreframe data sheet")
+    if min(options.rows, options.columns, options.size) < 1:
+        raise UsageError("sheet: rows, columns and size must be at least 1")
+    from foreframe.data.describe import contact_sheet
+
+    contact_sheet(options.folder, rows=options.rows, columns=options.columns, size=options.size).save(
+        options.out, format="PNG"
+    )
+    print(f"wrote {options.out}")
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """Turn raw folders into tokenised ones."""
+    """Turn raw folders into tokens or latents. Stopped or killed, the same command goes on.
+
+    Under `torchrun` the shards are shared over the processes.
+    """
 
     folder: Positional[Path]
-    """Raw dataset folder, or a folder that holds `train` and `val`."""
+    """Raw dataset folder, or a folder that holds `train`, `val` or `test`."""
     out: Path
     """Folder to make; split folders keep their names in it."""
     encoder: str = "tokenizer_tiny"
-    """Shipped tokenizer or the run folder of one."""
-    size: int = 128
-    """Side of the frames in pixels when tokenised: the video's own divided by a whole number."""
+    """For tokens a shipped tokenizer or the run folder of one; for latents a folder with a Wan autoencoder in
+    diffusers' form."""
+    size: int | None = None
+    """Side of the frames in pixels when encoded, the video's own divided by a whole number; default: 128 for tokens,
+    the video's own for latents."""
+    frames: Literal["stride4_dup_last", "uniform21", "stride2", "all"] = "stride4_dup_last"
+    """Latents: which frames of a 77-frame clip are encoded."""
+    stride: int = 8
+    """Latents: frames from the start of one clip to the next."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Latents: precision on disk."""
+    on_bad_shard: Literal["raise", "skip"] = "raise"
+    """A broken shard: an error, or left out, named, and recorded in `encoding.json`."""
 
 
 def _encode(arguments: list[str]) -> int:
     options = _parse(EncodeOptions, arguments, prog="foreframe data encode")
-    from foreframe.data.layout import find_split, fingerprint
-    from foreframe.encode import encode_folder, is_encoding_of
-    from foreframe.models.tokenizer import VideoTokenizer
-    from foreframe.models.weights import find_weights, load_model, weights_hash
+    from foreframe.data.encoding import read_encoding
+    from foreframe.data.layout import find_split
+    from foreframe.encode import Share, encode_folder, is_encoding_of
+    from foreframe.runs import tell_skipped
 
-    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    splits: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
     found = {root for split in splits if (root := find_split(options.folder, split, kind="raw"))}
     if not found:
-        raise InputError(f"{options.folder}: holds no dataset folder, nor any named train or val")
-    weights = find_weights(options.encoder)
-    tokenizer = load_model(weights, VideoTokenizer)
+        raise InputError(f"{options.folder}: holds no dataset folder, nor any named train, val or test")
+    share = Share(rank=int(os.environ.get("RANK", "0")), num_ranks=int(os.environ.get("WORLD_SIZE", "1")))
     for root in sorted(found):
+        encoder = _encoder(options, root)
         out = options.out if root == options.folder else options.out / root.name
-        sha256 = weights_hash(weights)
-        if out.exists() and is_encoding_of(out, source=fingerprint(root), weights=sha256, size=options.size):
+        if out.exists() and is_encoding_of(out, root, encoder=encoder, on_bad_shard=options.on_bad_shard):
             print(f"{out}: is made already")
             continue
         with _progress(f"encode {root.name}", "frames") as progress:
-            encode_folder(root, out, tokenizer=tokenizer, weights=sha256, size=options.size, progress=progress)
-        print(f"wrote {out}")
+            whole = encode_folder(
+                root, out, encoder=encoder, share=share, on_bad_shard=options.on_bad_shard, progress=progress
+            )
+        if whole:
+            skipped = (read_encoding(out) or {}).get("skipped", {})
+            tell_skipped(root, skipped)
+            print(f"wrote {out}")
+        else:
+            print(f"{out}: share {share.rank} of {share.num_ranks} is done; the folder appears when the others are")
     return 0
+
+
+def _encoder(options: EncodeOptions, raw: Path) -> Any:
+    """What `--encoder` names, ready to use on this process's device."""
+    import torch
+
+    from foreframe.encode import LatentEncoder, TokenEncoder
+    from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash
+    from foreframe.models.tokenizer import VideoTokenizer
+    from foreframe.models.weights import find_weights, load_model, weights_hash
+
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    if folder := autoencoder_folder(Path(options.encoder)):
+        from foreframe.data.raw import RawDataset
+
+        size = options.size or RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size
+        return LatentEncoder(
+            autoencoder=VideoAutoencoder.load(folder).to(torch.device(device)),
+            weights=autoencoder_hash(folder),
+            size=size,
+            frames=options.frames,
+            stride=options.stride,
+            dtype=options.dtype,
+        )
+    weights = find_weights(options.encoder)
+    tokenizer = load_model(weights, VideoTokenizer).to(device)
+    return TokenEncoder(tokenizer=tokenizer, weights=weights_hash(weights), size=options.size or 128)
 
 
 def _train(arguments: list[str]) -> int:

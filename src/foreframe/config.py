@@ -33,6 +33,8 @@ class RunConfig:
     """Data, model and objective."""
     data: Literal["sample"] | Path | None = None
     """Folder with `train` and `val` datasets, or one dataset folder; `sample` is the one inside the package."""
+    on_bad_shard: Literal["raise", "skip"] = "raise"
+    """Broken shards of the training split: an error, or left out, counted and named. Never so for held-out data."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, batch and schedule of looking."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -1,111 +1,176 @@
-"""Raw folders to tokenised 1X v2.0 folders, and the side file that keeps tokens from meeting the wrong tokenizer."""
+"""Raw folders to tokens or latents: each video decoded once, over several processes, resumable after a kill."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from foreframe.batch import to_video
-from foreframe.data.layout import check_rows, fingerprint
+from foreframe.batch import Batch, ClipId, collate, to_video
+from foreframe.data.clips import CLIP_FRAMES, clip_ids, frame_indices, state_window
+from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
+from foreframe.data.integrity import check_rows
+from foreframe.data.latents import LatentShardWriter, record_type, shard_file
+from foreframe.data.layout import TOKEN_SAMPLE_STATES
 from foreframe.data.raw import RawDataset
-from foreframe.data.writer import atomic_folder, write_metadata, write_token_shard
+from foreframe.data.video import iterate_windows
+from foreframe.data.writer import (
+    one_at_a_time,
+    resumable_folder,
+    write_metadata,
+    write_token_samples,
+    write_token_shard,
+    write_whole,
+)
 from foreframe.errors import InputError
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, VideoTokenizer
+from foreframe.models.tokenizer import BLOCK_FRAMES, CELL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
 
-ENCODING_FILE = "encoding.json"
-"""Beside 1X's own files: which tokenizer made the tokens, from what. 1X's folders have none."""
-ENCODING_VERSION = 1
+    from foreframe.data.clips import FrameMode
+    from foreframe.data.latents import LatentDtype
+    from foreframe.data.layout import OnBadShard, Shard
+    from foreframe.models.autoencoder import VideoAutoencoder
+    from foreframe.models.tokenizer import VideoTokenizer
+
 _BLOCKS_AT_ONCE = 8
+_CLIPS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which shards are this process's, of several that fill one folder."""
+
+    rank: int = 0
+    """Number of this process."""
+    num_ranks: int = 1
+    """How many there are; shard i is for rank i modulo this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenEncoder:
+    """How blocks of 17 frames become three grids of tokens."""
+
+    tokenizer: VideoTokenizer
+    weights: str
+    """SHA-256 of its weights."""
+    size: int
+    """Side of the frames in pixels when tokenised: the video's own divided by a whole number."""
+
+    def describe(self) -> dict[str, object]:
+        """What decides the tokens, for `encoding.json`."""
+        if self.size % CELL:
+            raise InputError(
+                f"frames of {self.size} pixels do not divide into cells of {CELL}; choose a multiple of {CELL}"
+            )
+        return {
+            "kind": "tokens",
+            "weights_sha256": self.weights,
+            "vocab_size": self.tokenizer.vocab_size,
+            "frame_size": self.size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentEncoder:
+    """How clips become latents."""
+
+    autoencoder: VideoAutoencoder
+    weights: str
+    """SHA-256 of its configuration and weights."""
+    size: int
+    """Side of the frames in pixels when encoded: the video's own divided by a whole number."""
+    frames: FrameMode = "stride4_dup_last"
+    """Which of a clip's 77 frames are encoded (challenge-facts 5.2)."""
+    stride: int = 8
+    """Frames from the start of one clip to the next (challenge-facts 5.7)."""
+    dtype: LatentDtype = "bfloat16"
+    """Precision in which latents are kept; they are computed in float32."""
+
+    def describe(self) -> dict[str, object]:
+        """What decides the latents, for `encoding.json`."""
+        indices = frame_indices(self.frames).tolist()
+        return {
+            "kind": "latents",
+            "weights_sha256": self.weights,
+            "frame_size": self.size,
+            "frame_indices": indices,
+            "clip_stride": self.stride,
+            "dtype": self.dtype,
+            "num_states": CLIP_FRAMES,
+            "latent_shape": list(self.autoencoder.latent_shape(num_frames=len(indices), size=self.size)),
+        }
 
 
 def encode_folder(
     raw: Path,
     out: Path,
     *,
-    tokenizer: VideoTokenizer,
-    weights: str,
-    size: int,
+    encoder: TokenEncoder | LatentEncoder,
+    share: Share | None = None,
+    on_bad_shard: OnBadShard = "raise",
     progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Tokenise every shard of the raw folder `raw` into `out`, which appears when it is whole.
+) -> bool:
+    """Encode the raw folder `raw` into `out`, which appears when it is whole.
+
+    A stopped or killed call goes on where it was. Several processes may fill one folder, each its `share` of the
+    shards; whoever comes last makes it appear.
 
     Args:
         raw: Raw dataset folder; each file is decoded once, in order.
-        out: Folder to make, in the same style (sub-folders or flat).
-        tokenizer: What turns blocks of 17 frames into three grids.
-        weights: SHA-256 of its weights, recorded in `encoding.json`.
-        size: Side of the frames in pixels when tokenised: the video's own divided by a whole number.
-        progress: Called with frames done and frames in all.
+        out: Folder to make: tokens in 1X's format and the style of `raw`, or latents (see `data.latents`).
+        encoder: What is computed.
+        share: This process's part; all of it by default.
+        on_bad_shard: `skip` leaves out shards that cannot be read and says so in `encoding.json`.
+        progress: Called with frames done and frames in all, of this share.
+
+    Returns:
+        Whether the folder is whole now; False while other processes still work on it.
     """
-    dataset = RawDataset(raw)
-    layout = dataset.layout
-    for shard in layout.shards:
-        check_rows(shard)
-    if size % CELL:
-        raise InputError(f"frames of {size} pixels do not divide into cells of {CELL}; choose a multiple of {CELL}")
-    done = 0
-    with atomic_folder(out) as partial:
-        for shard in layout.shards:
-            grids = []
-            for blocks in _blocks(dataset, shard.index, size=size):
-                grids.append(_encode(tokenizer, blocks))
-                done = min(done + len(blocks) * BLOCK_FRAMES, layout.num_images)
-                if progress is not None:
-                    progress(done, layout.num_images)
-            write_token_shard(
-                partial,
-                shard.index,
-                style=layout.style,
-                tokens=np.concatenate(grids),
-                states=np.asarray(dataset.states(shard.index)),
-                segments=np.asarray(dataset.segments(shard.index)),
-            )
-        write_metadata(partial, num_shards=len(layout.shards), num_images=layout.num_images, hz=layout.hz)
-        encoding = {
-            "version": ENCODING_VERSION,
-            "weights_sha256": weights,
-            "vocab_size": tokenizer.vocab_size,
-            "frame_size": size,
-            "source_fingerprint": fingerprint(raw),
-            "simulated": is_simulated(raw),
-        }
-        (partial / ENCODING_FILE).write_text(json.dumps(encoding, indent=1) + "\n")
+    share = share or Share()
+    dataset = RawDataset(raw, on_bad_shard=on_bad_shard)
+    if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
+        raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
+    identity = {**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}
+    with resumable_folder(out, identity=identity, rank=share.rank) as partial:
+        work = _Work(dataset, partial, on_bad_shard=on_bad_shard)
+        mine = [shard for shard in dataset.layout.shards if shard.index % share.num_ranks == share.rank]
+        ticks = _Ticks(sum(shard.num_frames for shard in mine), progress)
+        for shard in mine:
+            work.encode(shard, encoder, ticks)
+        if not work.is_whole(encoder):
+            return False
+        with one_at_a_time(partial) as mine_to_finish:
+            if mine_to_finish:
+                work.finish(encoder, identity)
+    return True
 
 
-def tokens_of(raw: Path, *, cache: Path, tokenizer: VideoTokenizer, size: int, weights: str) -> Path:
+def tokens_of(raw: Path, *, cache: Path, encoder: TokenEncoder, on_bad_shard: OnBadShard = "raise") -> Path:
     """The tokenised copy of `raw` under `cache`, made now unless it is there; never another data's or tokenizer's."""
-    source = fingerprint(raw)
-    out = cache / f"tokens-{source[:12]}-{weights[:12]}-{size}"
+    wanted = {**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}
+    source = str(wanted["source_fingerprint"])
+    out = cache / f"tokens-{source[:12]}-{encoder.weights[:12]}-{encoder.size}"
     if not out.exists():
-        for leftover in cache.glob(f".{out.name}.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        encode_folder(raw, out, tokenizer=tokenizer, weights=weights, size=size)
-    if not is_encoding_of(out, source=source, weights=weights, size=size):
-        raise InputError(f"{out / ENCODING_FILE}: is of other data; delete that folder, it is only a cache")
+        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
+    require_encoding(out, wanted)
     return out
 
 
-def is_encoding_of(out: Path, *, source: str, weights: str, size: int) -> bool:
-    """Whether `out` holds the tokens of just that data, by just those weights, at just that size."""
+def is_encoding_of(
+    out: Path, raw: Path, *, encoder: TokenEncoder | LatentEncoder, on_bad_shard: OnBadShard = "raise"
+) -> bool:
+    """Whether `out` holds just that data as that encoder gives it."""
     encoding = read_encoding(out) or {}
-    expected = {"source_fingerprint": source, "weights_sha256": weights, "frame_size": size}
+    expected = json.loads(json.dumps({**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}))
     return all(encoding.get(key) == value for key, value in expected.items())
-
-
-def source_fingerprint(root: Path) -> str:
-    """Fingerprint of a dataset folder, or of the video its tokens were made from: the same data has the same one."""
-    encoding = read_encoding(root)
-    return str(encoding["source_fingerprint"]) if encoding else fingerprint(root)
 
 
 def check_encoding(root: Path, *, weights: str) -> None:
@@ -118,45 +183,180 @@ def check_encoding(root: Path, *, weights: str) -> None:
         )
 
 
-def read_encoding(root: Path) -> dict[str, Any] | None:
-    """The side file's content, or None where there is none."""
-    path = root / ENCODING_FILE
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("version") != ENCODING_VERSION:
-        raise InputError(f"{path}: is not an encoding description of version {ENCODING_VERSION}")
-    return content
+class _Ticks:
+    """Counts the frames of a share."""
+
+    def __init__(self, total: int, show: Callable[[int, int], None] | None) -> None:
+        self._done, self._total, self._show = 0, total, show
+
+    def add(self, frames: int) -> None:
+        self._done += frames
+        if self._show is not None:
+            self._show(min(self._done, self._total), self._total)
 
 
-def is_simulated(root: Path) -> bool:
-    """Whether the simulator made this folder, or made the video its tokens are of."""
-    encoding = read_encoding(root)
-    return bool(encoding and encoding.get("simulated")) or (root / "sim" / "config.json").is_file()
+class _Work:
+    """One unfinished folder: what is in it, and what is still to do."""
+
+    def __init__(self, dataset: RawDataset, root: Path, *, on_bad_shard: OnBadShard) -> None:
+        self.dataset, self.root, self.on_bad_shard = dataset, root, on_bad_shard
+        self.layout = dataset.layout
+
+    def encode(self, shard: Shard, encoder: TokenEncoder | LatentEncoder, ticks: _Ticks) -> None:
+        """Make one shard unless it is there."""
+        if self._is_done(shard, encoder):
+            ticks.add(shard.num_frames)
+            return
+        try:
+            check_rows(shard)
+            if isinstance(encoder, TokenEncoder):
+                self._tokens(shard, encoder, ticks)
+            else:
+                self._latents(shard, encoder, ticks)
+        except InputError as error:
+            if self.on_bad_shard == "raise":
+                raise
+            write_whole(self._mark(shard), str(error).encode())
+
+    def is_whole(self, encoder: TokenEncoder | LatentEncoder) -> bool:
+        """Whether every shard of every rank is made or known to be broken."""
+        return all(self._is_done(shard, encoder) for shard in self.layout.shards)
+
+    def finish(self, encoder: TokenEncoder | LatentEncoder, identity: Mapping[str, object]) -> None:
+        """Write what describes the whole folder; `metadata.json` comes last."""
+        broken = {shard.index: self._mark(shard).read_text() for shard in self.layout.shards if self._is_bad(shard)}
+        skipped = {**self.layout.skipped, **broken}
+        good = [shard for shard in self.layout.shards if shard.index not in broken]
+        if not good:
+            raise InputError(next(iter(broken.values())))
+        facts: dict[str, Any] = {"skipped": {str(index): skipped[index] for index in sorted(skipped)}}
+        if isinstance(encoder, LatentEncoder):
+            facts["clips"] = {str(shard.index): len(self._clips(shard, encoder)) for shard in good}
+        else:
+            facts["source_shards"] = [shard.index for shard in good]
+            for number, shard in enumerate(good):
+                self._write_tokens(number, shard, encoder)
+        write_whole(self.root / ENCODING_FILE, (json.dumps({**identity, **facts}, indent=1) + "\n").encode())
+        num_images = sum(shard.num_frames for shard in good)
+        write_metadata(self.root, num_shards=len(good), num_images=num_images, hz=self.layout.hz)
+
+    def _mark(self, shard: Shard) -> Path:
+        return self.root / f".skipped-{shard.index}.partial"
+
+    def _tokens_file(self, shard: Shard) -> Path:
+        return self.root / f".tokens-{shard.index}.whole.partial"
+
+    def _is_bad(self, shard: Shard) -> bool:
+        return self._mark(shard).is_file()
+
+    def _is_done(self, shard: Shard, encoder: TokenEncoder | LatentEncoder) -> bool:
+        if self._is_bad(shard):
+            return True
+        if isinstance(encoder, LatentEncoder):
+            return shard_file(self.root, shard.index).is_file()
+        return self._tokens_file(shard).is_file()
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def _tokens(self, shard: Shard, encoder: TokenEncoder, ticks: _Ticks) -> None:
+        """Append blocks, records of fixed size, to a hidden file; a killed process leaves what is done so far."""
+        record = 4 * 3 * (encoder.size // CELL) ** 2
+        path = self.root / f".tokens-{shard.index}.partial"
+        with path.open("ab") as file:
+            done = path.stat().st_size // record
+            done -= done % _BLOCKS_AT_ONCE  # the same batches as in one go, so the same bits
+            file.truncate(done * record)
+            ticks.add(min(done * BLOCK_FRAMES, shard.num_frames))
+            for blocks in self._blocks(shard, first=done, size=encoder.size):
+                file.write(_encode_tokens(encoder.tokenizer, blocks).astype("<i4").tobytes())
+                file.flush()
+                ticks.add(min(len(blocks) * BLOCK_FRAMES, shard.num_frames - done * BLOCK_FRAMES))
+                done += len(blocks)
+        path.replace(self._tokens_file(shard))
+
+    def _write_tokens(self, number: int, shard: Shard, encoder: TokenEncoder) -> None:
+        """The shard in 1X's format, under its number among those that are whole."""
+        side = encoder.size // CELL
+        tokens = np.memmap(self._tokens_file(shard), dtype="<i4", mode="r").reshape(-1, 3, side, side)
+        states = np.asarray(self.dataset.states(shard.index))
+        if shard.num_samples is not None:
+            seen = states[:, :TOKEN_SAMPLE_STATES]
+            write_token_samples(self.root, number, style=self.layout.style, tokens=tokens, states=seen)
+            return
+        segments = np.asarray(self.dataset.segments(shard.index))
+        write_token_shard(self.root, number, style=self.layout.style, tokens=tokens, states=states, segments=segments)
+
+    def _blocks(self, shard: Shard, *, first: int, size: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Frames (b, 17, H, W, 3) of consecutive blocks from number `first` on; the last one is padded to 17.
+
+        A short block is padded as Cosmos does: first and last frame repeated, half in front and half behind.
+        """
+        step = BLOCK_FRAMES * _BLOCKS_AT_ONCE
+        for start in range(first * BLOCK_FRAMES, shard.num_frames, step):
+            frames = self.dataset.frames(shard.index, range(start, min(start + step, shard.num_frames)), size=size)
+            missing = -len(frames) % BLOCK_FRAMES
+            if missing:
+                tail = frames[-(BLOCK_FRAMES - missing) :]
+                front = missing // 2
+                padded = np.concatenate([tail[:1]] * front + [tail] + [tail[-1:]] * (missing - front))
+                frames = np.concatenate([frames[: len(frames) - len(tail)], padded])
+            yield frames.reshape(-1, BLOCK_FRAMES, *frames.shape[1:])
+
+    # -- latents -----------------------------------------------------------------------------------------------------
+
+    def _clips(self, shard: Shard, encoder: LatentEncoder) -> tuple[ClipId, ...]:
+        return clip_ids({shard.index: self.dataset.segments(shard.index)}, stride=encoder.stride)[:]
+
+    def _latents(self, shard: Shard, encoder: LatentEncoder, ticks: _Ticks) -> None:
+        clips = self._clips(shard, encoder)
+        shape = encoder.autoencoder.latent_shape(num_frames=len(frame_indices(encoder.frames)), size=encoder.size)
+        record = record_type(shape, num_states=CLIP_FRAMES, dtype=encoder.dtype)
+        writer = LatentShardWriter(self.root, shard.index, record=record, multiple=_CLIPS_AT_ONCE)
+        try:
+            todo = clips[writer.num_written :]
+            shown = todo[0].start if todo else shard.num_frames
+            ticks.add(shown)
+            for batch in self._windows(shard, todo, encoder):
+                writer.append(batch, encoder.autoencoder.encode(_on_device(batch, encoder)), dtype=encoder.dtype)
+                ticks.add(batch.clips[-1].start - shown)
+                shown = batch.clips[-1].start
+            ticks.add(shard.num_frames - shown)
+            writer.finish()
+        finally:
+            writer.close()
+
+    def _windows(self, shard: Shard, clips: tuple[ClipId, ...], encoder: LatentEncoder) -> Iterator[Batch]:
+        """The clips in batches, with their frames as video and their states."""
+        states, segments = self.dataset.states(shard.index), self.dataset.segments(shard.index)
+        windows = iterate_windows(
+            shard.video,
+            [clip.start for clip in clips],
+            frame_indices(encoder.frames),
+            size=encoder.size,
+            index=self.dataset.video_index(shard.index),
+        )
+        items: list[Batch] = []
+        for clip, frames in zip(clips, windows, strict=True):
+            rows, valid = state_window(states, segments, clip.start, CLIP_FRAMES)
+            items.append(
+                Batch(
+                    clips=(clip,),
+                    video=to_video(torch.from_numpy(frames)[None]),
+                    states=torch.from_numpy(rows)[None],
+                    states_valid=torch.from_numpy(valid)[None],
+                )
+            )
+            if len(items) == _CLIPS_AT_ONCE or clip == clips[-1]:
+                yield collate(items)
+                items = []
 
 
-def _blocks(dataset: RawDataset, shard: int, *, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Frames (b, 17, H, W, 3) of consecutive blocks, a few at a time; the last one is padded to 17.
-
-    A short block is padded as Cosmos does: first and last frame repeated, half in front and half behind.
-    """
-    num_frames = dataset.layout.shards[shard].num_frames
-    for first in range(0, num_frames, BLOCK_FRAMES * _BLOCKS_AT_ONCE):
-        last = min(first + BLOCK_FRAMES * _BLOCKS_AT_ONCE, num_frames)
-        frames = dataset.frames(shard, range(first, last), size=size)
-        missing = -len(frames) % BLOCK_FRAMES
-        if missing:
-            tail = frames[-(BLOCK_FRAMES - missing) :]
-            front = missing // 2
-            padded = np.concatenate([tail[:1]] * front + [tail] + [tail[-1:]] * (missing - front))
-            frames = np.concatenate([frames[: len(frames) - len(tail)], padded])
-        yield frames.reshape(-1, BLOCK_FRAMES, *frames.shape[1:])
+def _on_device(batch: Batch, encoder: LatentEncoder) -> torch.Tensor:
+    assert batch.video is not None
+    return batch.video.to(next(encoder.autoencoder.vae.parameters()).device)
 
 
 @torch.no_grad()
-def _encode(tokenizer: VideoTokenizer, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _encode_tokens(tokenizer: VideoTokenizer, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     device = next(tokenizer.parameters()).device
     return tokenizer.encode(to_video(torch.from_numpy(blocks)).to(device)).cpu().numpy()

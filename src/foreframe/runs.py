@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
-from foreframe.data.layout import find_split, fingerprint
+from foreframe.data.encoding import is_simulated, source_fingerprint
+from foreframe.data.integrity import fingerprint
+from foreframe.data.layout import find_split
 from foreframe.data.writer import atomic_folder
-from foreframe.encode import is_simulated, source_fingerprint
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
@@ -23,7 +25,7 @@ from foreframe.train.loop import train
 from foreframe.train.processes import start_accelerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from foreframe.data.layout import Split
     from foreframe.tracks.track import Track
@@ -77,13 +79,15 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> 
     if root is None:
         raise InputError(f"{config.data}: holds no train split; give it a folder train/ in 1X's v2.0 format")
     cache = folder / "cache" if cache is None else cache
-    data_fingerprint = source_fingerprint(root)
+    data_fingerprint = source_fingerprint(root, on_bad_shard=config.on_bad_shard)
     accelerator = start_accelerator()
     # The first process makes the folder and whatever is cached in it; the others find it made.
     with accelerator.main_process_first():
         _prepare(folder, config, data_fingerprint=data_fingerprint)
         track = build_track(config)
-        train_clips = track.open(root, cache=cache)
+        train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
+        if accelerator.is_main_process:
+            tell_skipped(root, train_clips.skipped)
         val_clips = None
         # A root that is itself a dataset stands for every split: nothing is held out then.
         if config.train.validate_every and held_out is not None and held_out != root:
@@ -99,6 +103,14 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> 
         accelerator=accelerator,
         label=config.recipe,
     )
+
+
+def tell_skipped(root: Path, skipped: Mapping[int, str]) -> None:
+    """Say on the error stream which shards were left out, and why."""
+    for shard, reason in skipped.items():
+        print(f"foreframe: skipped shard {shard}: {reason}", file=sys.stderr)
+    if skipped:
+        print(f"foreframe: skipped {len(skipped)} shard{'s' * (len(skipped) > 1)} of {root}", file=sys.stderr)
 
 
 def open_run(folder: Path) -> Run:

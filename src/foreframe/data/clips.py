@@ -1,7 +1,7 @@
 """Clips: which windows of a dataset are valid, and what a model sees of one.
 
-Addresses first, pixels later: `clip_ids` and `token_pair_ids` list the windows from the segment ids alone; `VideoClips`
-and `TokenClips` read one window when it is asked for.
+Addresses first, pixels later: `clip_ids`, `token_pair_ids` and `sample_ids` list the windows from the segment ids or
+the sizes alone; `VideoClips`, `TokenClips` and `TokenSamples` read one window when it is asked for.
 """
 
 # NumPy's and PyTorch's annotations leave some array members unknown.
@@ -9,7 +9,9 @@ and `TokenClips` read one window when it is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,12 @@ import torch
 
 from foreframe.batch import Batch, ClipId, to_video
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
+from foreframe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from foreframe.data.layout import Layout
     from foreframe.data.raw import RawDataset
     from foreframe.data.tokens import TokenDataset
 
@@ -33,6 +37,38 @@ PAIR_FRAMES = 2 * TOKEN_BLOCK_FRAMES
 """Frames of a context block and the block to predict."""
 PAIR_STATES = 64
 """State rows given with a token clip; they look 30 frames past it (challenge-facts 4.4)."""
+
+
+class ClipIndex(Sequence[ClipId]):
+    """Clip addresses in columns of 32-bit numbers: ten million fit into 80 MB."""
+
+    def __init__(self, pieces: Iterable[tuple[int, Segments, Segments]]) -> None:
+        """`pieces` are (shard, starts, segments), in the order the clips shall have."""
+        self._shards: list[int] = []
+        self._ends: list[int] = []
+        starts = [np.empty(0, dtype=np.int32)]
+        segments = [np.empty(0, dtype=np.int32)]
+        for shard, some_starts, some_segments in pieces:
+            starts.append(some_starts.astype(np.int32))
+            segments.append(some_segments.astype(np.int32))
+            self._shards.append(shard)
+            self._ends.append(len(some_starts) + (self._ends[-1] if self._ends else 0))
+        self._starts, self._segments = np.concatenate(starts), np.concatenate(segments)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipId: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ClipId, ...]: ...
+    def __getitem__(self, index: int | slice) -> ClipId | tuple[ClipId, ...]:
+        places = range(len(self))
+        if isinstance(index, slice):
+            return tuple(self[place] for place in places[index])
+        place = places[index]
+        shard = self._shards[bisect_right(self._ends, place)]
+        return ClipId(shard, int(self._starts[place]), int(self._segments[place]))
 
 
 def frame_indices(mode: FrameMode, start: int = 0) -> npt.NDArray[np.int64]:
@@ -55,54 +91,87 @@ def frame_indices(mode: FrameMode, start: int = 0) -> npt.NDArray[np.int64]:
 
 
 def clip_ids(
-    segments_per_shard: Sequence[Segments],
+    segments: Mapping[int, Segments],
     *,
     length: int = CLIP_FRAMES,
     stride: int = 1,
     legacy_segment_check: bool = False,
-) -> list[ClipId]:
+) -> ClipIndex:
     """Windows of `length` frames that lie inside one segment, in order of shard and start.
 
     The start advances by `stride` after a valid window, else by 1, as the entry's loader did (challenge-facts 5.7,
     5.10). `legacy_segment_check` repeats its off-by-one, which also wants the frame after the window to be in the
     segment and so loses the window that ends where the segment does (1.6).
+
+    Args:
+        segments: Segment ids (N,) by shard number.
+        length: Frames of a window.
+        stride: Frames from one start to the next.
+        legacy_segment_check: Whether to repeat the off-by-one.
     """
     if length < 1 or stride < 1:
         raise ValueError(f"clip length {length} and stride {stride} must be at least 1")
     needed = length + legacy_segment_check
-    clips: list[ClipId] = []
-    for shard, segments in enumerate(segments_per_shard):
-        edges = _segment_edges(segments)
+
+    def of_shard(ids: Segments) -> npt.NDArray[np.int64]:
+        found = [np.empty(0, dtype=np.int64)]
+        edges = _segment_edges(ids)
         next_start = 0
         for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             starts = range(max(first, next_start), end - needed + 1, stride)
             if starts:
-                segment = int(segments[first])
-                clips.extend(ClipId(shard, start, segment) for start in starts)
+                found.append(np.arange(starts.start, starts.stop, stride))
                 next_start = starts[-1] + stride
-    return clips
+        return np.concatenate(found)
+
+    return _index(segments, of_shard)
 
 
-def token_pair_ids(segments_per_shard: Sequence[Segments], *, stride_blocks: int = 2) -> list[ClipId]:
+def token_pair_ids(segments: Mapping[int, Segments], *, stride_blocks: int = 2) -> ClipIndex:
     """Pairs of whole 17-frame blocks whose 34 frames lie inside one segment (challenge-facts 1.6, 4.4).
 
     After a valid pair at block k the next tried is k + `stride_blocks`, else k + 1: 2 makes pairs that share no block,
-    1 makes every pair.
+    1 makes every pair. `segments` are the segment ids (N,) by shard number.
     """
     if stride_blocks < 1:
         raise ValueError(f"stride {stride_blocks} must be at least 1 block")
-    clips: list[ClipId] = []
-    for shard, segments in enumerate(segments_per_shard):
-        starts = np.arange(len(segments) // TOKEN_BLOCK_FRAMES - 1, dtype=np.int64) * TOKEN_BLOCK_FRAMES
+
+    def of_shard(ids: Segments) -> npt.NDArray[np.int64]:
+        starts = np.arange(len(ids) // TOKEN_BLOCK_FRAMES - 1, dtype=np.int64) * TOKEN_BLOCK_FRAMES
         # A pair is inside one segment if the segment of its first frame ends no earlier than the pair.
-        edges = _segment_edges(segments)
+        edges = _segment_edges(ids)
         ends = edges[np.searchsorted(edges, starts, side="right")]
+        found: list[int] = []
         next_start = 0
         for start in starts[starts + PAIR_FRAMES <= ends].tolist():
             if start >= next_start:
-                clips.append(ClipId(shard, start, int(segments[start])))
+                found.append(start)
                 next_start = start + stride_blocks * TOKEN_BLOCK_FRAMES
-    return clips
+        return np.array(found, dtype=np.int64)
+
+    return _index(segments, of_shard)
+
+
+def sample_ids(layout: Layout) -> ClipIndex:
+    """The samples of a test split; a sample's number in the whole split stands in `segment` (challenge-facts 1.3)."""
+    if layout.contents != "samples":
+        raise InputError(f"{layout.root}: holds recordings, not the samples of a test split; name a test folder")
+    pieces: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
+    first = 0
+    for shard in layout.shards:
+        numbers = np.arange(shard.num_samples or 0, dtype=np.int64)
+        pieces.append((shard.index, numbers * TOKEN_BLOCK_FRAMES, first + numbers))
+        first += len(numbers)
+    return ClipIndex(pieces)
+
+
+def _index(segments: Mapping[int, Segments], starts_of: Callable[[Segments], npt.NDArray[np.int64]]) -> ClipIndex:
+    def pieces() -> Iterator[tuple[int, npt.NDArray[np.int64], Segments]]:
+        for shard, ids in segments.items():
+            starts = starts_of(ids)
+            yield shard, starts, np.asarray(ids)[starts]
+
+    return ClipIndex(pieces())
 
 
 def state_window(
@@ -126,11 +195,16 @@ class TokenClips:
 
     def __init__(self, dataset: TokenDataset, clips: Sequence[ClipId], *, num_states: int = PAIR_STATES) -> None:
         self.dataset = dataset
-        self.clips = tuple(clips)
+        self.clips = clips
         self.num_states = num_states
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Shards left out because they are broken, and why."""
+        return self.dataset.layout.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 6, grid, grid) int64; states (1, num_states, 25)."""
@@ -149,6 +223,71 @@ class TokenClips:
         )
 
 
+class TokenSamples:
+    """The samples of a tokenised test split: one block and its 64 state rows, one sample to an item."""
+
+    def __init__(self, dataset: TokenDataset) -> None:
+        self.dataset = dataset
+        self.clips = sample_ids(dataset.layout)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Shards left out because they are broken, and why."""
+        return self.dataset.layout.skipped
+
+    def __getitem__(self, index: int) -> Batch:
+        """Tokens (1, 3, grid, grid) int64; states (1, 64, 25), all valid."""
+        clip = self.clips[index]
+        number = clip.start // TOKEN_BLOCK_FRAMES
+        tokens = self.dataset.tokens(clip.shard)[number].astype(np.int64)
+        return _sample(clip, self.dataset.states(clip.shard)[number], tokens=torch.from_numpy(tokens)[None])
+
+
+class VideoSamples:
+    """The samples of a raw test split: 17 frames and 77 state rows, one sample to an item."""
+
+    def __init__(self, dataset: RawDataset, *, size: int | None = None) -> None:
+        self.dataset = dataset
+        self.clips = sample_ids(dataset.layout)
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Shards left out because they are broken, and why."""
+        return self.dataset.layout.skipped
+
+    def __getitem__(self, index: int) -> Batch:
+        """Video (1, 3, 17, H, W) float32 in [-1, 1]; states (1, 77, 25), all valid."""
+        clip = self.clips[index]
+        indices = range(clip.start, clip.start + TOKEN_BLOCK_FRAMES)
+        frames = self.dataset.frames(clip.shard, indices, size=self.size)
+        states = self.dataset.states(clip.shard)[clip.start // TOKEN_BLOCK_FRAMES]
+        return _sample(clip, states, video=to_video(torch.from_numpy(frames)[None]))
+
+
+def _sample(
+    clip: ClipId,
+    states: npt.NDArray[np.float32],
+    *,
+    tokens: torch.Tensor | None = None,
+    video: torch.Tensor | None = None,
+) -> Batch:
+    rows = torch.from_numpy(np.array(states, dtype=np.float32))[None]
+    return Batch(
+        clips=(clip,),
+        states=rows,
+        states_valid=torch.ones(rows.shape[:2], dtype=torch.bool),
+        tokens=tokens,
+        video=video,
+    )
+
+
 class VideoClips:
     """Frames at chosen offsets with the state rows from the clip's first frame on, one clip to an item."""
 
@@ -162,13 +301,18 @@ class VideoClips:
         size: int | None = None,
     ) -> None:
         self.dataset = dataset
-        self.clips = tuple(clips)
+        self.clips = clips
         self.frame_offsets = np.asarray(frame_offsets, dtype=np.int64)
         self.num_states = num_states
         self.size = size
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Shards left out because they are broken, and why."""
+        return self.dataset.layout.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""

@@ -1,6 +1,6 @@
 """1X v2.0 dataset folders on disk: which files belong to which shard, checked before anything is read.
 
-Two layouts, each raw or tokenised (challenge-facts 1.2). 1X's training splits use sub-folders, its validation splits
+Two styles, each raw or tokenised (challenge-facts 1.2). 1X's training splits use sub-folders, its validation splits
 are flat; which one a folder has is seen from what lies in it, never from its name:
 
     train_v2.0/                                  val_v2.0/
@@ -17,23 +17,27 @@ are flat; which one a folder has is seen from what lies in it, never from its na
 For a shard of N frames, all little endian: `states` float32 (N, 25); `segment_idx` int32 (N,); tokens int32
 (ceil(N/17), 3, grid, grid) with grid 32 in 1X's data; an mp4 of N frames. `metadata.json` holds num_shards, num_images
 (the sum of N), hz, query (null); `metadata_{i}.json` holds shard_num_frames (N), shard_ind (i).
+
+A test split holds *samples* instead of recordings: no segment files, and futures kept back. Tokenised, a sample is one
+token block and 64 state rows; raw (*assumed*), 17 frames and 77 state rows. A shard may hold one sample or all of
+them: their number follows from the sizes (challenge-facts 1.3). Samples are counted over the shards in order.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from foreframe.errors import InputError, UsageError
-from foreframe.states import CHANNEL_NAMES, NUM_CHANNELS
+from foreframe.states import NUM_CHANNELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -41,16 +45,25 @@ if TYPE_CHECKING:
 Kind = Literal["raw", "tokens"]
 Style = Literal["subfolders", "flat"]
 Split = Literal["train", "val", "test"]
+Contents = Literal["recordings", "samples"]
+OnBadShard = Literal["raise", "skip"]
 
 TOKEN_BLOCK_FRAMES = 17
 """Frames in one tokenizer block (challenge-facts 1.5)."""
 TOKEN_BLOCK_GRIDS = 3
 """Token grids in one block: frame 0 alone, then 8 frames each."""
+TOKEN_SAMPLE_STATES = 64
+"""State rows of a sample in the tokenised test split (challenge-facts 1.3)."""
+RAW_SAMPLE_STATES = 77
+"""State rows of a sample in the raw test split: 17 seen frames and 60 to come (challenge-facts 2.1; *assumed*)."""
 
 _SUFFIXES: dict[Kind, str] = {"raw": "mp4", "tokens": "bin"}
 _STATES_FOLDERS = ("robot_states", "states")
 _SEGMENTS_FOLDERS = ("segment_indices", "segment_idx")
-_FETCH = "fetch the file again, or write the data set again"
+_MOST_MISSING = 10_000
+"""Shards that may be missing before metadata.json is what must be wrong."""
+FETCH_AGAIN = "fetch the file again, or write the data set again"
+"""What to do about a broken file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +87,11 @@ class Shard(ShardFiles):
     index: int
     """i in the file names."""
     num_frames: int
-    """N."""
+    """N; of samples, 17 for each."""
+    num_rows: int
+    """State rows: N, or 64 (raw: 77) for each sample."""
+    num_samples: int | None = None
+    """Samples of a test split; None for recordings."""
 
     @property
     def num_blocks(self) -> int:
@@ -82,11 +99,19 @@ class Shard(ShardFiles):
         return math.ceil(self.num_frames / TOKEN_BLOCK_FRAMES)
 
     def open_states(self) -> npt.NDArray[np.float32]:
-        """State rows (N, 25), mapped into memory read-only."""
-        return np.memmap(self.states, dtype="<f4", mode="r", shape=(self.num_frames, NUM_CHANNELS))
+        """State rows (N, 25), or (samples, 64 or 77, 25), mapped into memory read-only."""
+        shape = (self.num_rows, NUM_CHANNELS)
+        if self.num_samples is not None:
+            shape = (self.num_samples, self.num_rows // self.num_samples, NUM_CHANNELS)
+        return np.memmap(self.states, dtype="<f4", mode="r", shape=shape)
 
     def open_segments(self) -> npt.NDArray[np.int32]:
         """Segment ids (N,), mapped into memory read-only."""
+        if self.num_samples is not None:
+            raise InputError(
+                f"{self.segments}: is missing, as in a test split: its samples have no futures to train or score on; "
+                "name a train or val folder"
+            )
         return np.memmap(self.segments, dtype="<i4", mode="r", shape=(self.num_frames,))
 
 
@@ -97,6 +122,8 @@ class Layout:
     root: Path
     kind: Kind
     style: Style
+    contents: Contents
+    """`samples` for a test split."""
     hz: float
     """Frames per second."""
     num_images: int
@@ -104,7 +131,28 @@ class Layout:
     grid: int | None
     """Side of a token grid; None for raw data."""
     shards: tuple[Shard, ...]
-    """In the order of their numbers, from 0."""
+    """In the order of their numbers."""
+    skipped: dict[int, str]
+    """Shards left out with `on_bad_shard="skip"`, and what is wrong with each. Empty unless asked for."""
+
+    def shard(self, index: int) -> Shard:
+        """The shard with this number."""
+        for shard in self.shards:
+            if shard.index == index:
+                return shard
+        raise InputError(self.skipped.get(index, f"{self.root}: has no shard {index}"))
+
+    def without(self, bad: dict[int, str]) -> Layout:
+        """The same folder without some shards, which are then among `skipped`; `InputError` if none is left."""
+        shards = tuple(shard for shard in self.shards if shard.index not in bad)
+        if not shards:
+            raise InputError(next(iter(bad.values())))
+        return replace(
+            self,
+            shards=shards,
+            skipped=dict(sorted({**self.skipped, **bad}.items())),
+            num_images=sum(shard.num_frames for shard in shards),
+        )
 
 
 def shard_files(
@@ -126,39 +174,73 @@ def shard_files(
     )
 
 
-def find_layout(root: Path) -> Layout:
+def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
     """Find and check the files of the dataset folder `root`, by their names and sizes; nothing large is read.
 
     Raises `UsageError` if there is no such folder, `InputError` naming the file and the remedy if it is not whole.
+    With `on_bad_shard="skip"` a shard that is not whole is left out and told in `skipped`.
     """
     _require_folder(root)
     path = root / "metadata.json"
-    if not path.is_file():
+    described = path.is_file()
+    if not described and not _is_undescribed_test(root):
         raise InputError(_not_a_dataset(root))
+    kind, style = _kind_and_style(root)
+    num_videos = sum(1 for _ in _videos(root, kind, style))
+    hz, num_shards, num_images = _read_metadata(path) if described else (30.0, num_videos, None)
+    if num_shards > num_videos + _MOST_MISSING:
+        raise InputError(f"{path}: num_shards is {num_shards} but there are {num_videos} videos; {FETCH_AGAIN}")
+    states_folder = _existing_folder(root, _STATES_FOLDERS) if style == "subfolders" else ""
+    contents, segments_folder = _contents(root, style)
+    files = [
+        shard_files(root, index, kind=kind, style=style, states_folder=states_folder, segments_folder=segments_folder)
+        for index in range(num_shards)
+    ]
+    shards: list[Shard] = []
+    bad: dict[int, str] = {}
+    grid: int | None = None
+    for index, one in enumerate(files):
+        try:
+            if contents == "samples":
+                shard = _check_samples(one, index, kind=kind, num_shards=num_shards, described=described)
+            else:
+                shard = _check_shard(one, index, num_shards)
+            if kind == "tokens":
+                grid = _token_grid(shard, grid)
+            shards.append(shard)
+        except InputError as error:
+            if on_bad_shard == "raise":
+                raise
+            bad[index] = str(error)
+    total = sum(shard.num_frames for shard in shards)
+    # What num_images counts in a test split is not known.
+    if contents == "recordings" and not bad and num_images is not None and total != num_images:
+        raise InputError(
+            f"{path}: num_images is {num_images} but the {num_shards} shards have {total} frames; {FETCH_AGAIN}"
+        )
+    layout = Layout(
+        root=root,
+        kind=kind,
+        style=style,
+        contents=contents,
+        hz=hz,
+        num_images=total,
+        grid=grid,
+        shards=tuple(shards),
+        skipped={},
+    )
+    return layout.without(bad) if bad else layout
+
+
+def _read_metadata(path: Path) -> tuple[float, int, int]:
+    """hz, num_shards and num_images of `metadata.json`."""
     metadata = _read_json(path)
     num_shards = _whole_number(metadata, "num_shards", path, least=1)
     num_images = _whole_number(metadata, "num_images", path, least=1)
     hz = metadata.get("hz")
     if isinstance(hz, bool) or not isinstance(hz, (int, float)) or not 0 < hz < math.inf:
         raise InputError(f"{path}: hz is {hz!r}, expected frames per second such as 30")
-    kind, style = _kind_and_style(root)
-    states_folder = _existing_folder(root, _STATES_FOLDERS) if style == "subfolders" else ""
-    segments_folder = _existing_folder(root, _SEGMENTS_FOLDERS) if style == "subfolders" else ""
-    shards: list[Shard] = []
-    for index in range(num_shards):
-        files = shard_files(
-            root, index, kind=kind, style=style, states_folder=states_folder, segments_folder=segments_folder
-        )
-        shards.append(_check_shard(files, index, num_shards))
-    total = sum(shard.num_frames for shard in shards)
-    if total != num_images:
-        raise InputError(
-            f"{path}: num_images is {num_images} but the {num_shards} shards have {total} frames; {_FETCH}"
-        )
-    grid = _token_grid(shards) if kind == "tokens" else None
-    return Layout(
-        root=root, kind=kind, style=style, hz=float(hz), num_images=num_images, grid=grid, shards=tuple(shards)
-    )
+    return float(hz), num_shards, num_images
 
 
 def find_split(root: Path, split: Split, *, kind: Kind | None = None) -> Path | None:
@@ -169,49 +251,18 @@ def find_split(root: Path, split: Split, *, kind: Kind | None = None) -> Path | 
     since its name says nothing: a caller that wants two splits must see whether it was given the same folder twice.
     """
     _require_folder(root)
-    if (root / "metadata.json").is_file():
+    if _is_dataset(root):
         return root
     named = re.compile(rf"{split}([_.-].*)?")
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and named.fullmatch(path.name)]
     # A folder like `train_logs` may lie beside the data.
-    folders = [path for path in folders if (path / "metadata.json").is_file()] or folders
+    folders = [path for path in folders if _is_dataset(path)] or folders
     if kind is not None and len(folders) > 1:
         folders = [path for path in folders if _holds(path, kind)] or folders
     if len(folders) > 1:
         names = ", ".join(path.name for path in folders)
         raise InputError(f"{root}: holds more than one {split} folder ({names}); name the one you mean")
     return folders[0] if folders else None
-
-
-def check_rows(shard: Shard) -> None:
-    """Raise `InputError` naming the file and row if a state is not finite or a segment id is out of order."""
-    states = shard.open_states()
-    finite = np.isfinite(states)
-    if not finite.all():
-        row, channel = np.argwhere(~finite)[0]
-        raise InputError(
-            f"{shard.states}: row {row}, {CHANNEL_NAMES[channel]} is not finite ({states[row, channel]}); {_FETCH}"
-        )
-    segments = np.asarray(shard.open_segments(), dtype=np.int64)
-    steps = np.diff(segments, prepend=min(0, int(segments[0])))
-    if (steps < 0).any() or segments[0] < 0:
-        row = int(np.argmax(steps < 0))
-        raise InputError(f"{shard.segments}: row {row} has segment {segments[row]}, below what it may be; {_FETCH}")
-
-
-def fingerprint(root: Path) -> str:
-    """SHA-256 over the names, sizes and bytes of every file that belongs to the data set, read in pieces."""
-    layout = find_layout(root)
-    digest = hashlib.sha256(b"foreframe dataset 1\n")
-    paths = [layout.root / "metadata.json"]
-    for shard in layout.shards:
-        paths += [shard.metadata, shard.states, shard.segments, shard.video]
-    for path in paths:
-        digest.update(f"{path.relative_to(layout.root).as_posix()} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def _require_folder(root: Path) -> None:
@@ -230,17 +281,32 @@ def _not_a_dataset(root: Path) -> str:
     return f"{root}: has no metadata.json; name a dataset folder in 1X's v2.0 layout, or fetch that file"
 
 
+def _is_dataset(path: Path) -> bool:
+    return (path / "metadata.json").is_file() or _is_undescribed_test(path)
+
+
+def _is_undescribed_test(root: Path) -> bool:
+    """Videos and states without `metadata.json` and segments: all that is known of 1X's test splits."""
+    if (root / "metadata.json").exists() or any(root.glob("segment_*")):
+        return False
+    videos = any(_holds(root, kind) for kind in _SUFFIXES)
+    return videos and any(any(root.glob(pattern)) for pattern in ("states_*.bin", "*states/states_*.bin"))
+
+
+def _videos(root: Path, kind: Kind, style: Style) -> Iterator[Path]:
+    return (root / "videos" if style == "subfolders" else root).glob(f"video_*.{_SUFFIXES[kind]}")
+
+
 def _holds(path: Path, kind: Kind) -> bool:
-    pattern = f"video_*.{_SUFFIXES[kind]}"
-    return any(path.glob(pattern)) or any(path.glob(f"videos/{pattern}"))
+    return any(_videos(path, kind, "flat")) or any(_videos(path, kind, "subfolders"))
 
 
 def _kind_and_style(root: Path) -> tuple[Kind, Style]:
     found: list[tuple[Kind, Style]] = []
-    places: tuple[tuple[Style, Path], ...] = (("subfolders", root / "videos"), ("flat", root))
-    for style, folder in places:
-        for kind, suffix in _SUFFIXES.items():
-            if any(folder.glob(f"video_*.{suffix}")):
+    styles: tuple[Style, ...] = ("subfolders", "flat")
+    for style in styles:
+        for kind in _SUFFIXES:
+            if any(_videos(root, kind, style)):
                 found.append((kind, style))
     if len(found) > 1:
         what = ", ".join(f"{kind} in {style}" for kind, style in found)
@@ -253,29 +319,90 @@ def _kind_and_style(root: Path) -> tuple[Kind, Style]:
 def _existing_folder(root: Path, names: tuple[str, ...]) -> str:
     found = [name for name in names if (root / name).is_dir()]
     if not found:
-        raise InputError(f"{root / names[0]}: is missing (nor is there {names[1]}/); {_FETCH}")
+        raise InputError(f"{root / names[0]}: is missing (nor is there {names[1]}/); {FETCH_AGAIN}")
     if len(found) > 1:
         raise InputError(f"{root}: holds both {names[0]}/ and {names[1]}/; keep the one that belongs to the videos")
     return found[0]
 
 
-def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:
-    for path in (files.metadata, files.video, files.states, files.segments):
+def _contents(root: Path, style: Style) -> tuple[Contents, str]:
+    """Whether the folder holds recordings or a test split's samples, and the folder of its segment files."""
+    nested = style == "subfolders"
+    folders = [name for name in _SEGMENTS_FOLDERS if (root / name).is_dir()] if nested else []
+    places = folders if nested else [""]
+    if any(any((root / folder).glob("segment_idx_*.bin")) for folder in places):
+        return "recordings", _existing_folder(root, _SEGMENTS_FOLDERS) if nested else ""
+    return "samples", folders[0] if folders else _SEGMENTS_FOLDERS[0]
+
+
+def _check_samples(files: ShardFiles, index: int, *, kind: Kind, num_shards: int, described: bool) -> Shard:
+    """A shard of a test split; what is not one but has lost its segment file is told apart by its sizes."""
+    for path in (files.video, files.states):
         if not path.is_file():
-            raise InputError(
-                f"{path}: is missing though metadata.json counts {num_shards} shards; fetch it, or set num_shards and"
-                " num_images in metadata.json to the shards you have"
-            )
+            raise InputError(f"{path}: is missing though there are {num_shards} shards; {FETCH_AGAIN}")
+    rows_each = TOKEN_SAMPLE_STATES if kind == "tokens" else RAW_SAMPLE_STATES
+    size = files.states.stat().st_size
+    num_rows, rest = divmod(size, NUM_CHANNELS * 4)
+    num_samples = num_rows // rows_each
+    stated: int | None = None
+    if described or files.metadata.is_file():
+        metadata = _shard_metadata(files, index, num_shards)
+        stated = _whole_number(metadata, "shard_num_frames", files.metadata, least=1)
+    fits = rest == 0 and num_rows == num_samples * rows_each and num_samples > 0
+    if kind == "raw":
+        fits = fits and num_rows != stated  # a row for every frame: recordings
+    elif fits:
+        as_samples = _side(files.video, num_samples)
+        as_recordings = _side(files.video, math.ceil(num_rows / TOKEN_BLOCK_FRAMES))
+        # Sizes alone may fit both, with different grids: 1X's own is 32.
+        doubtful = as_recordings is not None and 32 in (as_samples, as_recordings)
+        fits = as_samples is not None and (as_samples == 32 if doubtful else num_rows != stated)
+    if not fits:
+        raise InputError(
+            f"{files.segments}: is missing, and {files.states.name} ({size} bytes) beside {files.video.name} is no "
+            f"test split of {rows_each} state rows a sample; {FETCH_AGAIN}"
+        )
+    return Shard(
+        video=files.video,
+        states=files.states,
+        segments=files.segments,
+        metadata=files.metadata,
+        index=index,
+        num_frames=num_samples * TOKEN_BLOCK_FRAMES,
+        num_rows=num_rows,
+        num_samples=num_samples,
+    )
+
+
+def _shard_metadata(files: ShardFiles, index: int, num_shards: int) -> dict[str, Any]:
+    _require_file(files.metadata, num_shards)
     metadata = _read_json(files.metadata)
     number = _whole_number(metadata, "shard_ind", files.metadata, least=0)
     if number != index:
-        raise InputError(f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; {_FETCH}")
+        raise InputError(
+            f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; {FETCH_AGAIN}"
+        )
+    return metadata
+
+
+def _require_file(path: Path, num_shards: int) -> None:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: is missing though metadata.json counts {num_shards} shards; fetch it, or set num_shards and"
+            " num_images in metadata.json to the shards you have"
+        )
+
+
+def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:
+    metadata = _shard_metadata(files, index, num_shards)
+    for path in (files.video, files.states, files.segments):
+        _require_file(path, num_shards)
     num_frames = _whole_number(metadata, "shard_num_frames", files.metadata, least=1)
     for path, expected in ((files.states, num_frames * NUM_CHANNELS * 4), (files.segments, num_frames * 4)):
         if (size := path.stat().st_size) != expected:
-            raise InputError(f"{path}: has {size} bytes, expected {expected} for {num_frames} frames; {_FETCH}")
+            raise InputError(f"{path}: has {size} bytes, expected {expected} for {num_frames} frames; {FETCH_AGAIN}")
     if files.video.stat().st_size == 0:
-        raise InputError(f"{files.video}: is an empty file; {_FETCH}")
+        raise InputError(f"{files.video}: is an empty file; {FETCH_AGAIN}")
     return Shard(
         video=files.video,
         states=files.states,
@@ -283,35 +410,41 @@ def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:
         metadata=files.metadata,
         index=index,
         num_frames=num_frames,
+        num_rows=num_frames,
     )
 
 
-def _token_grid(shards: list[Shard]) -> int:
-    """Side of the square token grids, from the first file's size; the others must agree."""
-    first = shards[0]
-    grid = math.isqrt(first.video.stat().st_size // (first.num_blocks * TOKEN_BLOCK_GRIDS * 4))
-    for shard in shards:
+def _side(video: Path, num_blocks: int) -> int | None:
+    """Side of the square grids if the file holds that many blocks; None if it cannot."""
+    cells, rest = divmod(video.stat().st_size, num_blocks * TOKEN_BLOCK_GRIDS * 4)
+    side = math.isqrt(cells)
+    return side if rest == 0 and side * side == cells and side > 0 else None
+
+
+def _token_grid(shard: Shard, grid: int | None) -> int:
+    """Side of the square token grids, from the file's size; it must be that of the shards before."""
+    side = _side(shard.video, shard.num_blocks)
+    if side is None or side != (grid or side):
         size, cells = shard.video.stat().st_size, shard.num_blocks * TOKEN_BLOCK_GRIDS * 4
-        if size == 0 or size != cells * grid * grid:
-            expected = f"{cells} times {'a square' if shard is first else grid * grid}"
-            raise InputError(
-                f"{shard.video}: has {size} bytes, expected {expected} for {shard.num_frames} frames; {_FETCH}"
-            )
-    return grid
+        expected = f"{cells} times {'a square' if grid is None else grid * grid}"
+        raise InputError(
+            f"{shard.video}: has {size} bytes, expected {expected} for {shard.num_frames} frames; {FETCH_AGAIN}"
+        )
+    return side
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {_FETCH}") from error
+        raise InputError(f"{path}: cannot be read as JSON ({error}); {FETCH_AGAIN}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; {_FETCH}")
+        raise InputError(f"{path}: is not a JSON object; {FETCH_AGAIN}")
     return cast("dict[str, Any]", content)
 
 
 def _whole_number(metadata: dict[str, Any], key: str, path: Path, *, least: int) -> int:
     value = metadata.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{path}: {key} is {value!r}, expected a whole number of at least {least}; {_FETCH}")
+        raise InputError(f"{path}: {key} is {value!r}, expected a whole number of at least {least}; {FETCH_AGAIN}")
     return value

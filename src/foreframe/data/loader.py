@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from foreframe.batch import Batch, collate
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from foreframe.batch import ClipId
 
@@ -25,6 +25,11 @@ class ClipDataset(Protocol):
     @property
     def clips(self) -> Sequence[ClipId]:
         """Addresses of all clips."""
+        ...
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Shards left out because they are broken, and why: empty unless that was asked for."""
         ...
 
     def __len__(self) -> int: ...
@@ -42,6 +47,8 @@ class BatchSchedule:
     """Clips per optimiser step over all processes."""
     seed: int
     """Seed of the permutations."""
+    _orders: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict[int, "npt.NDArray[np.int64]"], repr=False)
+    """The last epoch's permutation: drawing millions of clips anew for each step would show."""
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:
@@ -53,9 +60,14 @@ class BatchSchedule:
         epochs, places = np.divmod(positions, self.num_clips)
         chosen = np.empty(self.global_batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng((self.seed, int(epoch))).permutation(self.num_clips)
-            chosen[epochs == epoch] = order[places[epochs == epoch]]
+            chosen[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
         return chosen
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.num_clips)
+        return self._orders[epoch]
 
 
 class _MicroBatches(Sampler[list[int]]):

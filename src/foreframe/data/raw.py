@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from foreframe.data.integrity import without_broken
 from foreframe.data.layout import find_layout
 from foreframe.data.video import VideoIndex, VideoReader
 from foreframe.errors import InputError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from foreframe.data.layout import OnBadShard
 
 MAX_OPEN_VIDEOS = 16
 """Decoders kept open per process: each holds the last pictures it decoded, some megabytes at 512x512."""
@@ -28,8 +31,12 @@ class RawDataset:
     travel along, so a parent that reads them first saves its workers a pass over the files.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.layout = find_layout(root)
+    def __init__(self, root: Path, *, on_bad_shard: OnBadShard = "raise") -> None:
+        """Open the folder; `on_bad_shard="skip"` leaves out shards that are broken, `layout.skipped` says which.
+
+        To skip means to look first: rows and the videos' packets are then read at once, but no picture is decoded.
+        """
+        self.layout = find_layout(root, on_bad_shard=on_bad_shard)
         if self.layout.kind != "raw":
             raise InputError(
                 f"{root}: holds tokens (video_*.bin) where raw video (video_*.mp4) is wanted; name a raw folder"
@@ -37,14 +44,20 @@ class RawDataset:
         self._indices: dict[int, VideoIndex] = {}
         self._readers: OrderedDict[int, VideoReader] = OrderedDict()
         self._process = os.getpid()
+        if on_bad_shard == "skip":
+            self.layout = without_broken(self.layout, also=lambda shard: self.video_index(shard.index))
 
     def states(self, shard: int) -> npt.NDArray[np.float32]:
-        """State rows (N, 25) of a shard, mapped into memory."""
-        return self.layout.shards[shard].open_states()
+        """State rows (N, 25) of a shard, or (samples, 77, 25), mapped into memory."""
+        return self.layout.shard(shard).open_states()
 
     def segments(self, shard: int) -> npt.NDArray[np.int32]:
         """Segment ids (N,) of a shard, mapped into memory."""
-        return self.layout.shards[shard].open_segments()
+        return self.layout.shard(shard).open_segments()
+
+    def all_segments(self) -> dict[int, npt.NDArray[np.int32]]:
+        """Segment ids by shard: what clips are cut from."""
+        return {shard.index: shard.open_segments() for shard in self.layout.shards}
 
     def frames(
         self, shard: int, indices: Sequence[int] | npt.NDArray[np.integer[Any]], *, size: int | None = None
@@ -52,10 +65,18 @@ class RawDataset:
         """Frames of a shard in any order, uint8 (T, H, W, 3), box-downsampled to `size` if given."""
         return self._reader(shard).frames(indices, size=size)
 
+    @property
+    def frame_size(self) -> int:
+        """Side of the square frames, pixels."""
+        index = self.video_index(self.layout.shards[0].index)
+        if index.width != index.height:
+            raise InputError(f"{self.layout.shards[0].video}: frames are {index.width}x{index.height}, not square")
+        return index.width
+
     def video_index(self, shard: int) -> VideoIndex:
         """Where the shard's frames lie; read once. Raises `InputError` if the video has not the frames it should."""
         if shard not in self._indices:
-            files = self.layout.shards[shard]
+            files = self.layout.shard(shard)
             index = VideoIndex.read(files.video)
             if len(index) != files.num_frames:
                 raise InputError(
@@ -70,7 +91,7 @@ class RawDataset:
             # Forked: the parent's open files share their read position with ours, so never touch them.
             self._readers, self._process = OrderedDict(), os.getpid()
         if shard not in self._readers:
-            self._readers[shard] = VideoReader(self.layout.shards[shard].video, index=self.video_index(shard))
+            self._readers[shard] = VideoReader(self.layout.shard(shard).video, index=self.video_index(shard))
             if len(self._readers) > MAX_OPEN_VIDEOS:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(shard)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreframe.data.integrity import check_rows, without_broken
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS, find_layout
 from foreframe.errors import InputError
 
@@ -14,45 +15,60 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from foreframe.data.layout import OnBadShard, Shard
+
 
 class TokenDataset:
     """What lies in a tokenised folder, mapped into memory on demand. Holds no open file: may be pickled or forked."""
 
-    def __init__(self, root: Path) -> None:
-        self.layout = find_layout(root)
+    def __init__(self, root: Path, *, on_bad_shard: OnBadShard = "raise") -> None:
+        """Open the folder; `on_bad_shard="skip"` leaves out shards that are broken, `layout.skipped` says which."""
+        self.layout = find_layout(root, on_bad_shard=on_bad_shard)
         if self.layout.grid is None:
             raise InputError(
                 f"{root}: holds raw video (video_*.mp4) where tokens (video_*.bin) are wanted; encode it first"
             )
         self.grid: int = self.layout.grid
         """Side of a token grid: 32 in 1X's data."""
+        self._on_bad_shard: OnBadShard = on_bad_shard
 
     def tokens(self, shard: int) -> npt.NDArray[np.int32]:
         """Token blocks (ceil(N/17), 3, grid, grid) of a shard; the last may stand for fewer than 17 real frames."""
-        files = self.layout.shards[shard]
+        files = self.layout.shard(shard)
         shape = (files.num_blocks, TOKEN_BLOCK_GRIDS, self.grid, self.grid)
         return np.memmap(files.video, dtype="<i4", mode="r", shape=shape)
 
     def num_complete_blocks(self, shard: int) -> int:
         """Blocks of 17 real frames; an incomplete last one is never used (challenge-facts 1.6)."""
-        return self.layout.shards[shard].num_frames // TOKEN_BLOCK_FRAMES
+        return self.layout.shard(shard).num_frames // TOKEN_BLOCK_FRAMES
 
     def states(self, shard: int) -> npt.NDArray[np.float32]:
-        """State rows (N, 25) of a shard, mapped into memory."""
-        return self.layout.shards[shard].open_states()
+        """State rows (N, 25) of a shard, or (samples, 64, 25), mapped into memory."""
+        return self.layout.shard(shard).open_states()
 
     def segments(self, shard: int) -> npt.NDArray[np.int32]:
         """Segment ids (N,) of a shard, mapped into memory."""
-        return self.layout.shards[shard].open_segments()
+        return self.layout.shard(shard).open_segments()
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Read every token; raises `InputError` naming the first shard with one outside 0..vocab_size-1."""
+    def all_segments(self) -> dict[int, npt.NDArray[np.int32]]:
+        """Segment ids by shard: what clips are cut from."""
+        return {shard.index: shard.open_segments() for shard in self.layout.shards}
+
+    def check(self, vocab_size: int) -> None:
+        """Read every row and token; `InputError` on the first broken shard, or with "skip" only when all are."""
+        if self._on_bad_shard == "skip":
+            self.layout = without_broken(self.layout, also=lambda shard: self._check_tokens(shard, vocab_size))
+            return
         for shard in self.layout.shards:
-            tokens = self.tokens(shard.index)
-            for token in (int(tokens.min()), int(tokens.max())):
-                if not 0 <= token < vocab_size:
-                    block = int(np.argwhere(tokens == token)[0, 0])
-                    raise InputError(
-                        f"{shard.video}: block {block} holds token {token}, outside 0..{vocab_size - 1}; "
-                        "fetch the file again, or use a model with that vocabulary"
-                    )
+            check_rows(shard)
+            self._check_tokens(shard, vocab_size)
+
+    def _check_tokens(self, shard: Shard, vocab_size: int) -> None:
+        tokens = self.tokens(shard.index)
+        for token in (int(tokens.min()), int(tokens.max())):
+            if not 0 <= token < vocab_size:
+                block = int(np.argwhere(tokens == token)[0, 0])
+                raise InputError(
+                    f"{shard.video}: block {block} holds token {token}, outside 0..{vocab_size - 1}; "
+                    "fetch the file again, or use a model with that vocabulary"
+                )

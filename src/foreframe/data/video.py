@@ -1,12 +1,14 @@
-"""mp4 files through PyAV: frames by exact index, and writing them. The only file that imports `av`."""
+"""mp4 files through PyAV: frames by exact index, and writing them."""
 
 # PyAV's annotations are partial: what they leave unknown is not ours to fix.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -46,6 +48,12 @@ class VideoIndex:
     """(N,) increasing time stamps: the frame number of a decoded picture is its position here."""
     keyframe_pts: npt.NDArray[np.int64]
     """(K,) increasing time stamps of the pictures that decoding can start from."""
+    hz: float
+    """Frames per second, on average."""
+    width: int
+    """Of a frame, in pixels."""
+    height: int
+    """Of a frame, in pixels."""
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -54,11 +62,14 @@ class VideoIndex:
     def read(cls, path: Path) -> VideoIndex:
         """Index the file at `path`; raises `InputError` if it is not a whole video."""
         container = _open(path)
+        stream = container.streams.video[0]
+        unit, rate = stream.time_base or Fraction(1), stream.average_rate or Fraction(0)
+        width, height = stream.codec_context.width, stream.codec_context.height
         times: list[int] = []
         keyframes: list[int] = []
         num_packets = 0
         try:
-            for packet in container.demux(container.streams.video[0]):
+            for packet in container.demux(stream):
                 if not packet.size:
                     continue  # PyAV's end mark
                 if packet.is_corrupt:
@@ -81,7 +92,15 @@ class VideoIndex:
             raise InputError(
                 f"{path}: frames {repeated[0]} and {repeated[0] + 1} have the same time stamp; write it again"
             )
-        return cls(pts=pts, keyframe_pts=np.sort(np.array(keyframes, dtype=np.int64)))
+        if len(pts) > 1:
+            rate = (len(pts) - 1) / (int(pts[-1] - pts[0]) * unit)
+        return cls(
+            pts=pts,
+            keyframe_pts=np.sort(np.array(keyframes, dtype=np.int64)),
+            hz=float(rate),
+            width=width,
+            height=height,
+        )
 
     def start_for(self, index: int) -> int:
         """Position in `keyframe_pts` of the last keyframe shown no later than frame `index`."""
@@ -96,8 +115,8 @@ class VideoReader:
     """Frames of one file by their exact number, whatever its keyframe distance, B-frames or first time stamp.
 
     The same bits as decoding the file from its start, in any order. The decoder stays open between calls and goes on
-    where it stands when that is shorter than starting from a keyframe. One thread; not to be shared between threads
-    or processes.
+    where it stands when that is shorter than starting from a keyframe; pictures that are neither wanted nor referred
+    to by others are not decoded. One thread; not to be shared between threads or processes.
     """
 
     def __init__(self, path: Path, *, index: VideoIndex | None = None) -> None:
@@ -105,7 +124,17 @@ class VideoReader:
         self.index = VideoIndex.read(path) if index is None else index
         self.num_seeks = 0
         """Jumps made so far, for tests and benchmarks."""
+        self.num_decoded = 0
+        """Pictures that the decoder gave out so far, wanted or not; a jump loses the few it still held."""
         self._container = _open(path)
+        self._stream = self._container.streams.video[0]
+        # H.264 predicts nothing from a picture it marks as not referred to; other codecs' higher layers may.
+        self._passes_over = self._stream.codec_context.name == "h264"
+        self._needed: set[int] = set()
+        self._needed_until = 0
+        """Time stamps to decode before `_needed_until`; from there on all are decoded, as nothing is known of them."""
+        self._passed_over: set[int] = set()
+        """Time stamps of the pictures that may not come out, since the last jump."""
         self._pictures = self._decode(self._packets())
         self._position = 0
 
@@ -119,30 +148,104 @@ class VideoReader:
         that does not exist or that the decoder finds damaged; damage that makes a legal bit stream goes unseen.
         """
         wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        self._check(wanted)
+        if not len(wanted):
+            return np.empty((0, 0, 0, 3), dtype=np.uint8)
+        self._needed = set(self.index.pts[wanted].tolist())
+        self._needed_until = int(self.index.pts[wanted[-1]])
+        frames: Frames | None = None
+        for number, index in enumerate(wanted.tolist()):
+            frame = self._frame(index, size)
+            if frames is None:
+                frames = np.empty((len(inverse), *frame.shape), dtype=np.uint8)
+            for row in np.flatnonzero(inverse == number):
+                frames[row] = frame
+        assert frames is not None
+        return frames
+
+    def windows(
+        self,
+        starts: Sequence[int] | npt.NDArray[np.integer[Any]],
+        offsets: Sequence[int] | npt.NDArray[np.integer[Any]],
+        *,
+        size: int | None = None,
+    ) -> Iterator[Frames]:
+        """Frames `start + offsets` for each of the increasing `starts`, as `frames` gives them: uint8 (T, H, W, 3).
+
+        One pass forward: no picture is decoded or converted twice however much the windows overlap, and long stretches
+        that none of them wants are jumped. Only frames that a later window shares are held in between.
+        """
+        firsts, shape = np.asarray(starts, dtype=np.int64), np.asarray(offsets, dtype=np.int64)
+        if not len(shape):
+            raise ValueError("windows need at least one frame offset")
+        if (back := np.flatnonzero(np.diff(firsts) < 0)).size:
+            raise ValueError(f"window start {firsts[back[0] + 1]} comes after {firsts[back[0]]}; starts must increase")
+        if len(firsts):
+            self._check(np.array([firsts[0] + shape.min(), firsts[-1] + shape.max()]))
+        return self._windows(firsts, shape, size)
+
+    def _windows(
+        self, starts: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], size: int | None
+    ) -> Iterator[Frames]:
+        distinct = np.unique(offsets)
+        pending: Counter[int] = Counter()  # how many of the windows seen so far still want a frame
+        held: dict[int, Frames] = {}
+        seen = 0
+        for start in starts:
+            last = int(start + distinct[-1])
+            while seen < len(starts) and starts[seen] + distinct[0] <= last:
+                pending.update((starts[seen] + distinct).tolist())
+                seen += 1
+            self._needed = set(self.index.pts[list(pending)].tolist())
+            unknown = int(starts[seen] + distinct[0]) if seen < len(starts) else len(self) - 1
+            self._needed_until = int(self.index.pts[unknown])
+            for index in sorted(index for index in pending if index <= last and index not in held):
+                held[index] = self._frame(index, size)
+            yield np.stack([held[index] for index in (start + offsets).tolist()])
+            for index in (start + distinct).tolist():
+                pending[index] -= 1
+                if not pending[index]:
+                    del pending[index], held[index]
+
+    def _check(self, wanted: npt.NDArray[np.int64]) -> None:
+        """Raise unless the file has all frames from the first to the last of `wanted`."""
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
             outside = wanted[-1] if wanted[-1] >= len(self) else wanted[0]
             raise InputError(f"{self.path}: has no frame {outside}, only 0..{len(self) - 1}")
-        distinct = [downsample(self._frame(int(index)), size, where=str(self.path)) for index in wanted]
-        if not distinct:
-            return np.empty((0, 0, 0, 3), dtype=np.uint8)
-        return np.stack(distinct)[inverse]
 
-    def _frame(self, index: int) -> Frames:
+    def _frame(self, index: int, size: int | None) -> Frames:
+        picture = self._picture(index)
+        if picture is None and self._passes_over:
+            # The file may say too little about the order of its pictures to find this one with others left out.
+            self._passes_over = False
+            picture = self._picture(index)
+            self._passes_over = picture is None  # then it was something else
+        if picture is None:
+            raise InputError(f"{self.path}: frame {index} cannot be decoded (damaged or missing); fetch the file again")
+        frame = picture.reformat(format="rgb24", **ONE_THREAD).to_ndarray().astype(np.uint8, copy=False)
+        return downsample(frame, size, where=str(self.path))
+
+    def _picture(self, index: int) -> VideoFrame | None:
+        """The decoded picture; None if it does not come out whole, after which decoding goes on by a jump."""
         keyframe = self.index.start_for(index)
         first_used = self.index.first_shown(keyframe)
         damaged = False
         try:
-            if not self._position <= index or first_used - self._position > WORTH_A_SEEK:
+            if (
+                not self._position <= index
+                or first_used - self._position > WORTH_A_SEEK
+                or int(self.index.pts[index]) in self._passed_over
+            ):
                 self._seek(keyframe)
             for picture in self._pictures:
-                shown = int(np.searchsorted(self.index.pts, picture.pts or 0))
+                shown = int(self.index.pts.searchsorted(picture.pts or 0))
                 if shown == len(self) or self.index.pts[shown] != picture.pts:
                     continue  # not part of the film, by an edit list
                 self._position = shown + 1
                 # Later pictures build on a damaged one, up to the next keyframe, and are not marked themselves.
                 damaged |= picture.is_corrupt and shown >= first_used
                 if shown == index and not damaged:
-                    return picture.reformat(format="rgb24", **ONE_THREAD).to_ndarray().astype(np.uint8, copy=False)
+                    return picture
                 if shown >= index:
                     break
         except av.error.FFmpegError as error:
@@ -151,29 +254,41 @@ class VideoReader:
                 f"{self.path}: frame {index} cannot be decoded ({_reason(error)}); fetch it again"
             ) from error
         self._position = len(self) + 1
-        raise InputError(f"{self.path}: frame {index} cannot be decoded (damaged or missing); fetch the file again")
+        return None
 
     def _seek(self, keyframe: int) -> None:
         """Make decoding start at `keyframe`, or at an earlier one where the file leads there."""
         self.num_seeks += 1
-        self._container.seek(int(self.index.keyframe_pts[keyframe]), stream=self._container.streams.video[0])
+        self._container.seek(int(self.index.keyframe_pts[keyframe]), stream=self._stream)
         packets = self._packets()
         first = next(packets)
         assert first.pts is not None
         self._position = self.index.first_shown(int(np.searchsorted(self.index.keyframe_pts, first.pts)))
-        self._pictures = self._decode(packets, first)
+        self._passed_over.clear()
+        self._pictures = self._decode(chain([first], packets))
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        return iter(self._container.demux(self._container.streams.video[0]))
+        return iter(self._container.demux(self._stream))
 
-    @staticmethod
-    def _decode(
-        packets: Iterator[Packet[VideoStream]], first: Packet[VideoStream] | None = None
-    ) -> Iterator[VideoFrame]:
-        if first is not None:
-            yield from first.decode()
+    def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        context = self._stream.codec_context
+        passing = False
+        context.skip_frame = "DEFAULT"
         for packet in packets:
-            yield from packet.decode()
+            stamp = packet.pts
+            pass_over = (
+                self._passes_over and stamp is not None and stamp < self._needed_until and stamp not in self._needed
+            )
+            if pass_over:
+                assert stamp is not None
+                self._passed_over.add(stamp)
+            if pass_over != passing:
+                # With one thread the decoder takes a packet when it is sent, so this is for this picture alone.
+                context.skip_frame = "NONREF" if pass_over else "DEFAULT"
+                passing = pass_over
+            for picture in packet.decode():
+                self.num_decoded += 1
+                yield picture
 
     def close(self) -> None:
         """Let go of the file."""
@@ -193,6 +308,19 @@ def iterate_frames(path: Path, *, size: int | None = None) -> Iterator[Frames]:
             yield reader.frames([index], size=size)[0]
 
 
+def iterate_windows(
+    path: Path,
+    starts: Sequence[int] | npt.NDArray[np.integer[Any]],
+    offsets: Sequence[int] | npt.NDArray[np.integer[Any]],
+    *,
+    size: int | None = None,
+    index: VideoIndex | None = None,
+) -> Iterator[Frames]:
+    """`VideoReader.windows` of a file that is opened for it and closed after the last window."""
+    with VideoReader(path, index=index) as reader:
+        yield from reader.windows(starts, offsets, size=size)
+
+
 def count_frames(path: Path) -> int:
     """How many frames the file shows, without decoding them."""
     return len(VideoIndex.read(path))
@@ -209,11 +337,20 @@ def downsample(frame: Frames, size: int | None, *, where: str) -> Frames:
         )
     factor = height // size
     area = factor * factor
-    total = np.full((size, size, 3), area // 2, dtype=np.uint32)
-    for y in range(factor):  # by slices: several times faster than a sum over split axes
-        for x in range(factor):
-            total += frame[y::factor, x::factor]
-    return (total // area).astype(np.uint8)
+    number = np.uint16 if area * 255 + area // 2 < 1 << 16 else np.uint32
+    # Whole rows first, then one colour at a time: several times faster than a sum over split axes, or over pixels.
+    rows = frame.reshape(size, factor, width * 3)
+    total = rows[:, 0].astype(number)
+    for y in range(1, factor):
+        total += rows[:, y]
+    columns = total.reshape(size, size, factor, 3)
+    small = np.empty((size, size, 3), dtype=np.uint8)
+    for colour in range(3):
+        mean = columns[:, :, 0, colour] + number(area // 2)
+        for x in range(1, factor):
+            mean += columns[:, :, x, colour]
+        small[:, :, colour] = mean // number(area)
+    return small
 
 
 class VideoWriter:

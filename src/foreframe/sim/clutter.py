@@ -130,17 +130,15 @@ def plant(s: Scene, x: float, y: float, z: float, radius: float, height: float) 
 
 
 def fill(
-    s: Scene, width: float, y: float, z: float, spacing: float = 0.24, *, chance: float = 0.75, solid: bool = False
-) -> None:
-    """A row of clutter along x, centred."""
+    s: Scene, width: float, y: float, z: float, spacing: float = 0.24, *, chance: float = 0.75, solid: bool = False,
+    free: tuple[tuple[float, float], ...] = (),
+) -> None:  # fmt: skip
+    """A row of clutter along x, centred; what would stand in a stretch of `free` is left out."""
     count = max(1, int(width / spacing))
+    room = min(0.2, 0.8 * width / count)
     for k in range(count):
         if s.rng.random() < chance:
-            clutter(
-                s,
-                (k + 0.5) * width / count - width / 2,
-                y + s.rng.normal(0, 0.02),
-                z,
-                min(0.2, 0.8 * width / count),
-                solid=solid,
-            )
+            x, mark = (k + 0.5) * width / count - width / 2, len(s.geoms)
+            clutter(s, x, y + s.rng.normal(0, 0.02), z, room, solid=solid)
+            if any(a - room / 2 < x < b + room / 2 for a, b in free):
+                del s.geoms[mark:]

@@ -1,10 +1,10 @@
-"""Furniture for simulated rooms, drawn against a wall: x along the wall, y out of it."""
+"""Furniture that stands or hangs at the walls of simulated rooms: x along the wall, y out of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreframe.sim.clutter import clutter, fill, plant
+from foreframe.sim.clutter import fill, plant
 from foreframe.sim.textures import Colour, hsv
 
 if TYPE_CHECKING:
@@ -63,122 +63,6 @@ def fronts(s: Scene, width: float, depth: float, z: float, height: float, look: 
                 s.box(x, depth + 0.025, z + row * h + h * 0.7, step * 0.4, 0.016, 0.014, s.palette.metal)
             else:
                 s.box(x + step * 0.36, depth + 0.025, z + h * 0.6, 0.014, 0.016, min(0.16, h * 0.3), s.palette.metal)
-
-
-def counter(s: Scene, width: float | None = None, height: float | None = None) -> tuple[float, float]:
-    """A kitchen run: base units, worktop, tiles behind, sometimes a sink, a hob or wall units."""
-    r = s.rng
-    width, height, depth = width or r.uniform(1.4, 2.4), height or r.uniform(0.82, 0.9), 0.6
-    s.box(0, depth / 2 - 0.02, 0.08, width, depth - 0.04, height - 0.12, s.palette.cabinet, solid=True)
-    s.box(0, depth / 2 - 0.05, 0, width, depth - 0.12, 0.08, (0.12, 0.12, 0.12))
-    fronts(s, width, depth - 0.04, 0.08, height - 0.12, s.material("doorleaf", s.palette.cabinet))
-    top = s.material(
-        str(r.choice(["speckle", "wood"])),
-        hsv(r.uniform(0.05, 0.15), r.uniform(0.02, 0.3), r.uniform(0.3, 0.8)),
-        shine=0.4,
-    )
-    s.box(0, depth / 2, height - 0.04, width + 0.02, depth + 0.02, 0.04, top, solid=True)
-    s.panel(
-        0,
-        0.012,
-        height,
-        width,
-        0.55,
-        s.material("tiles", s.colour((0.02, 0.25), (0.6, 0.95)), cube=False, repeat=2.5, shine=0.5),
-    )
-    if r.random() < 0.75:
-        z = height + 0.55
-        s.box(0, 0.16, z, width, 0.32, 0.65, s.palette.cabinet)
-        fronts(s, width, 0.32, z, 0.65, s.material("doorleaf", s.palette.cabinet))
-    else:
-        s.box(0, 0.12, height + 0.6, width, 0.22, 0.025, s.timber())
-        fill(s, width, 0.12, height + 0.625, 0.18)
-    x = r.uniform(-0.3, 0.3) * width
-    if r.random() < 0.5:
-        s.box(x, 0.18, height, 0.5, 0.26, 0.006, (0.07, 0.07, 0.08))
-        for k in (-1, 1):
-            s.cylinder(x + 0.12 * k, 0.18, height + 0.006, 0.08, 0.004, (0.2, 0.2, 0.21))
-        if r.random() < 0.7:
-            s.cylinder(x + 0.12, 0.18, height + 0.01, 0.09, 0.12, s.palette.metal, solid=True)
-            s.geom("capsule", (x + 0.28, 0.18, height + 0.1), (0.01, 0.08), (0.15, 0.15, 0.15), euler=(0, 1.57, 0))
-    else:
-        s.box(x, 0.2, height, 0.44, 0.24, 0.003, (0.45, 0.46, 0.48))
-        s.cylinder(x, 0.06, height, 0.015, 0.24, (0.7, 0.7, 0.72))
-        s.geom("capsule", (x, 0.13, height + 0.24), (0.012, 0.07), (0.7, 0.7, 0.72), euler=(1.57, 0, 0))
-    return width, depth
-
-
-def table(s: Scene, width: float | None = None, height: float | None = None) -> tuple[float, float]:
-    """A table or desk on four legs."""
-    r = s.rng
-    width, height, depth = width or r.uniform(1.2, 1.9), height or r.uniform(0.76, 0.88), r.uniform(0.6, 0.75)
-    top = s.timber() if r.random() < 0.65 else s.material("speckle", s.colour((0.02, 0.2), (0.55, 0.9)))
-    s.box(0, depth / 2, height - 0.035, width, depth, 0.035, top, solid=True)
-    legs = s.palette.metal if r.random() < 0.5 else s.palette.timber
-    for x in (-1, 1):
-        for y in (0.06, depth - 0.06):
-            s.box(x * (width / 2 - 0.06), y, 0, 0.05, 0.05, height - 0.035, legs, solid=True)
-    if r.random() < 0.5:
-        s.box(
-            r.choice([-1, 1]) * (width / 2 - 0.26),
-            depth / 2,
-            0.06,
-            0.38,
-            depth - 0.15,
-            0.5,
-            s.material("doorleaf", s.palette.cabinet),
-            solid=True,
-        )
-    else:
-        s.box(0, 0.03, height - 0.16, width - 0.12, 0.02, 0.12, legs)
-    return width, depth
-
-
-def desk_back(s: Scene, width: float, z: float) -> None:
-    """What stands at the back of an office desk: a monitor, a keyboard shelf, a lamp."""
-    r = s.rng
-    for k in range(int(r.integers(1, 3))):
-        x = (k - 0.3) * 0.56 + r.normal(0, 0.05)
-        if abs(x) > width / 2 - 0.25:
-            continue
-        s.box(x, 0.14, z, 0.2, 0.14, 0.012, (0.1, 0.1, 0.11))
-        s.box(x, 0.12, z, 0.04, 0.03, 0.2, (0.1, 0.1, 0.11))
-        s.box(
-            x,
-            0.14,
-            z + 0.12,
-            0.52,
-            0.03,
-            0.31,
-            s.material("screen", (0, 0, 0), glow=0.35, variant=int(r.integers(3))),
-            turn=r.normal(0, 0.08),
-            solid=True,
-        )
-    clutter(s, -width / 2 + 0.16, 0.14, z, 0.18, solid=True)
-
-
-def bench(s: Scene, width: float | None = None, height: float | None = None) -> tuple[float, float]:
-    """A workbench with a pegboard of tools above it."""
-    r = s.rng
-    width, height, depth = width or r.uniform(1.4, 2.1), height or r.uniform(0.84, 0.92), 0.65
-    s.box(0, depth / 2, height - 0.06, width, depth, 0.06, s.timber(), solid=True)
-    for x in (-1, 1):
-        s.box(x * (width / 2 - 0.08), depth / 2, 0, 0.09, depth - 0.1, height - 0.06, s.palette.metal, solid=True)
-    s.box(0, depth / 2, 0.22, width - 0.2, depth - 0.15, 0.03, s.timber())
-    fill(s, width - 0.3, depth * 0.5, 0.25, 0.3)
-    board = s.material("dots", hsv(r.uniform(0.05, 0.6), 0.15, r.uniform(0.5, 0.8)), cube=False, repeat=4)
-    s.panel(0, 0.02, height + 0.2, width, 0.75, board)
-    for k in range(int(width / 0.13)):
-        x, z, length = (k + 0.6) * 0.13 - width / 2, height + r.uniform(0.45, 0.85), r.uniform(0.08, 0.16)
-        s.geom(
-            "capsule",
-            (x, 0.045, z),
-            (r.uniform(0.008, 0.018), length / 2),
-            s.colour((0.2, 0.5), (0.3, 0.8)),
-            euler=(0, r.normal(0, 0.1), 0),
-        )
-        s.box(x, 0.045, z - length * 0.9, r.uniform(0.02, 0.07), 0.02, r.uniform(0.03, 0.09), (0.4, 0.41, 0.43))
-    return width, depth
 
 
 def sofa(s: Scene) -> tuple[float, float]:
@@ -384,4 +268,3 @@ def hangings(s: Scene, low: float, high: float) -> None:
 WALL_PIECES: dict[str, Callable[[Scene], tuple[float, float]]] = {
     "shelf": shelf, "cabinet": cabinet, "sofa": sofa, "fridge": fridge, "rack": rack, "corner": corner,
 }  # fmt: skip
-WORK_PIECES: dict[str, Callable[[Scene], tuple[float, float]]] = {"counter": counter, "table": table, "bench": bench}

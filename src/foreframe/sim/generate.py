@@ -1,4 +1,19 @@
-"""Generate a dataset folder of simulated episodes in 1X's v2.0 raw layout: over several processes, all or nothing."""
+"""Generate a dataset folder of simulated episodes in 1X's v2.0 raw layout: over several processes, and resumable.
+
+Beside 1X's files lies what their format has no place for. Row n of each array is frame n of the shard:
+
+    sim/
+    ├── config.json            generator, versions and settings; `behaviours` and `mask_classes` name the ids below
+    ├── episodes.jsonl         a line per episode: where it lies, its room, objects and fixtures, and the robot's diary
+    ├── commands_{i}.npy       float32 (N, 25): the command that led to the frame, exactly as it was executed
+    ├── poses_{i}.npy          float32 (N, K, 7): position in m and quaternion of the `object_names`, padded with zeros
+    ├── fixtures_{i}.npy       float32 (N, J): drawers in m and doors in rad, the `fixture_names`, padded with zeros
+    ├── labels_{i}.npy         int8 (N,): index into `behaviours`, -1 for none yet
+    ├── snapshots_{i}.npz      every 17 frames, S in all: all that is needed to go on from there, see `sim.branch`
+    │       frame int64 (S,), segment int32 (S,), physics float64 (S, P) of which physics_size int64 (S,) count,
+    │       noise uint64 (S, 6), exposure float64 (S,)
+    └── masks_{i}.npz          only with `masks`: masks uint8 (N, 128, 128), index into `mask_classes`
+"""
 
 from __future__ import annotations
 
@@ -9,14 +24,16 @@ import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from foreframe.errors import UsageError
+from foreframe.sim.camera import MASK_CLASSES
 from foreframe.sim.gl import ensure_gl
+from foreframe.sim.recording import Recording, behaviour_labels, npy
 from foreframe.sim.simulator import HZ, EpisodeConfig, Simulator, streams
 
 if TYPE_CHECKING:
@@ -25,9 +42,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from foreframe.data.layout import Style
     from foreframe.sim.simulator import Observation
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same seed gives other data."""
 
 
@@ -50,10 +68,12 @@ class SimulateConfig:
     begin with the robot in the same posture at its first table."""
     workers: int = 0
     """Processes; 0 means one per processor."""
-    episodes_per_shard: int = 8
-    """Episodes written into one video file."""
+    episodes_per_shard: int = 1
+    """Episodes written into one video file. A shard is what one process makes and what a stopped run keeps."""
     crf: int = 23
     """x264 quality; 23 at 512 is near the real data's bit rate."""
+    masks: bool = False
+    """Also write which pixels show the robot, loose objects, and doors and drawers."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.episodes_per_shard < 1:
@@ -81,25 +101,32 @@ class SimulateConfig:
 
 
 def run_episode(
-    config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, render: bool = True
-) -> Iterator[tuple[npt.NDArray[np.float64], Observation, dict[str, Any] | None]]:
+    config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, render: bool = True,
+    watch: Callable[[Simulator], None] | None = None,
+) -> Iterator[tuple[npt.NDArray[np.float32], Observation, dict[str, Any] | None]]:  # fmt: skip
     """Yield (command, observation, record) a frame; the record of what happened comes with the last frame only.
 
     Before the first one up to `lead_in` seconds pass unfilmed, how many the episode's own seed decides. Frame numbers
-    in the record count from the first filmed frame, so that what began earlier has a negative one.
+    in the record count from the first filmed frame, so that what began earlier has a negative one. `watch` is called
+    with the simulator after each filmed step, before it is rendered.
     """
     from foreframe.sim.behaviour import Policy
 
     with Simulator(config, render=render) as simulator:
         policy = Policy(simulator)
         policy.begin()
-        commands = policy.commands()
+        # Rounded as they are stored, so that the stored command is the one that was executed.
+        commands = (command.astype(np.float32) for command in policy.commands())
         first = int(streams(config)["start"].uniform(0, lead_in) * HZ)
         for _ in range(first):
             simulator.step(next(commands), render=False)
         for frame in range(num_frames):
             command = next(commands)
-            observation = simulator.step(command, render=render)
+            seen = simulator.step(command, render=False)
+            if watch is not None:
+                watch(simulator)
+            if render:
+                seen = replace(seen, frame=simulator.render())
             record = None
             if frame == num_frames - 1:
                 record = {
@@ -108,35 +135,46 @@ def run_episode(
                     "episode": config.episode,
                     "room": simulator.room.kind,
                     "num_frames": num_frames,
-                    "behaviours": [[start - first, name] for start, name in policy.diary.behaviours],
-                    "grasps": [{**grasp, "frame": int(str(grasp["frame"])) - first} for grasp in policy.diary.grasps],
+                    "object_names": list(simulator.room.objects),
+                    "fixture_names": list(simulator.room.fixtures),
+                    **{name: _shifted(entries, -first) for name, entries in asdict(policy.diary).items()},
                 }
-            yield command, observation, record
+            yield command, seen, record
 
 
-def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[[], None]) -> list[dict[str, Any]]:
-    """Render one shard's episodes; `tick` is called after each frame and may raise to stop. Returns their records."""
+def _shifted(entries: list[Any], by: int) -> list[Any]:
+    """A diary's list with its frame numbers moved: dicts with `frame` and `end`, or pairs that begin with a frame."""
+    return [
+        {key: value + by if key in ("frame", "end") else value for key, value in entry.items()}
+        if isinstance(entry, dict)
+        else [entry[0] + by, *entry[1:]]
+        for entry in entries
+    ]
+
+
+def _style(config: SimulateConfig) -> Style:
+    return "subfolders" if config.split == "train" else "flat"
+
+
+def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[[], None]) -> None:
+    """Render one shard's episodes; `tick` is called after each frame and may raise to stop."""
     from foreframe.data.writer import RawShardWriter
 
-    style = "subfolders" if config.split == "train" else "flat"
     first = shard * config.episodes_per_shard
-    episodes = range(first, min(first + config.episodes_per_shard, config.episodes))
-    records: list[dict[str, Any]] = []
-    commands: list[npt.NDArray[np.float32]] = []
-    with RawShardWriter(root, shard, style=style, size=config.size, hz=HZ, crf=config.crf) as writer:
-        for episode in episodes:
+    recording = Recording(masks=config.masks)
+    with RawShardWriter(root, shard, style=_style(config), size=config.size, hz=HZ, crf=config.crf) as writer:
+        for episode in range(first, min(first + config.episodes_per_shard, config.episodes)):
             drawn = EpisodeConfig(seed=config.seed, split=config.split, episode=episode, size=config.size)
-            for command, observation, record in run_episode(
-                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in
+            begin = (episode - first) * config.frames_per_episode
+            for command, seen, record in run_episode(
+                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in, watch=recording.watch
             ):
-                assert observation.frame is not None
-                writer.append(observation.frame, observation.states, segment=episode)
-                commands.append(command.astype(np.float32))
-                if record is not None:
-                    records.append({"segment": episode, "shard": shard, **record})
+                assert seen.frame is not None
+                writer.append(seen.frame, seen.states, segment=episode)
+                recording.add(command, record and {"segment": episode, "shard": shard, "first_frame": begin, **record})
                 tick()
-    np.save(root / "sim" / f"commands_{shard}.npy", np.stack(commands))
-    return records
+        # Before the writer's last file, which says that the shard is finished.
+        recording.write(root / "sim", shard)
 
 
 class _Stopped(Exception):
@@ -162,35 +200,37 @@ def _start_worker(ticks: Any, stop: Any) -> None:
     threading.Thread(target=leave_when_orphaned, daemon=True).start()
 
 
-def _work(root: Path, shard: int, config: SimulateConfig) -> list[dict[str, Any]]:
+def _work(root: Path, shard: int, config: SimulateConfig) -> None:
     def tick() -> None:
         _worker["ticks"].put(1)
         if _worker["stop"].is_set():
             raise _Stopped
 
-    return _write_shard(root, shard, config, tick)
+    _write_shard(root, shard, config, tick)
 
 
-def _in_pool(root: Path, config: SimulateConfig, workers: int, tick: Callable[[], None]) -> list[dict[str, Any]]:
+def _in_pool(root: Path, shards: list[int], config: SimulateConfig, workers: int, tick: Callable[[], None]) -> None:
     from multiprocessing import get_context
 
     context = get_context("spawn")
     ticks, stop = context.Queue(), context.Event()
+
+    def count() -> None:
+        while True:
+            try:
+                ticks.get_nowait()
+            except queue.Empty:
+                return
+            tick()
+
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(ticks, stop)) as pool:
-        futures = [pool.submit(_work, root, shard, config) for shard in range(config.num_shards)]
-        pending = set(futures)
+        pending = {pool.submit(_work, root, shard, config) for shard in shards}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.2)
                 for future in done:
                     future.result()
-                while True:
-                    try:
-                        ticks.get_nowait()
-                    except queue.Empty:
-                        break
-                    tick()
-            return [record for future in futures for record in future.result()]
+                count()
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -200,40 +240,60 @@ def _in_pool(root: Path, config: SimulateConfig, workers: int, tick: Callable[[]
 
 
 def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write `config.episodes` episodes to the new folder `out`; a failure or Ctrl-C leaves nothing behind.
+    """Write `config.episodes` episodes to the new folder `out`, in the layout at the top of this file.
 
-    `progress` is called with (frames done, frames in all). The side folder `sim/` holds what 1X's format has no place
-    for: config.json, episodes.jsonl and the commands, one `commands_{i}.npy` of (N, 25) float32 per shard.
+    What is stopped, by Ctrl-C or a kill, leaves only the hidden folder `.NAME.partial` beside `out` with the shards
+    that were finished; the same call goes on with it, and the outcome is the same to the byte. `progress` is called
+    with (frames done, frames in all).
     """
-    from foreframe.data.writer import atomic_folder, write_metadata
+    from foreframe.data.writer import resumable_folder, shard_is_written, write_metadata
 
     ensure_gl()
-    total = config.episodes * config.frames_per_episode
-    done = 0
+    described = {"generator": "evesim", "version": GENERATOR_VERSION, "mujoco": version("mujoco"), **asdict(config)}
+    del described["workers"]  # any number gives the same data
+    total, done = config.episodes * config.frames_per_episode, 0
 
-    def tick() -> None:
+    def tick(frames: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += frames
         if progress is not None:
             progress(done, total)
 
-    workers = min(config.workers or os.cpu_count() or 1, config.num_shards)
-    with atomic_folder(out) as root:
-        side = root / "sim"
-        side.mkdir()
-        if workers == 1:
-            os.environ.setdefault("LP_NUM_THREADS", "1")
-            records = [r for shard in range(config.num_shards) for r in _write_shard(root, shard, config, tick)]
+    with resumable_folder(out, identity=described) as root:
+        shards = [
+            shard for shard in range(config.num_shards)
+            if not shard_is_written(root, shard, kind="raw", style=_style(config))
+        ]  # fmt: skip
+        missing = sum(
+            min(config.episodes_per_shard, config.episodes - shard * config.episodes_per_shard) for shard in shards
+        )
+        if missing < config.episodes:
+            tick(total - missing * config.frames_per_episode)
+        workers = min(config.workers or os.cpu_count() or 1, len(shards))
+        if workers > 1:
+            _in_pool(root, shards, config, workers, tick)
+            tick(total - done)
         else:
-            records = _in_pool(root, config, workers, tick)
-            if progress is not None and done < total:
-                progress(total, total)
-        described = {
-            "generator": "evesim",
-            "version": GENERATOR_VERSION,
-            "mujoco": version("mujoco"),
-            **asdict(config),
-        }
-        (side / "config.json").write_text(json.dumps(described, indent=1) + "\n")
-        (side / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            os.environ.setdefault("LP_NUM_THREADS", "1")
+            for shard in shards:
+                _write_shard(root, shard, config, tick)
+        _finish_side(root / "sim", config, described)
         write_metadata(root, num_shards=config.num_shards, num_images=total, hz=HZ)
+
+
+def _finish_side(side: Path, config: SimulateConfig, described: dict[str, Any]) -> None:
+    """Merge the shards' records and write what needs all of them; may be stopped anywhere and repeated."""
+    from foreframe.data.writer import write_whole
+
+    merged, parts = side / "episodes.jsonl", [side / f"episodes_{shard}.jsonl" for shard in range(config.num_shards)]
+    if not merged.is_file():
+        write_whole(merged, b"".join(part.read_bytes() for part in parts))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    records = [json.loads(line) for line in merged.read_text().splitlines()]
+    names = sorted({name for record in records for _, name in record["behaviours"]})
+    for shard in range(config.num_shards):
+        labels = behaviour_labels([record for record in records if record["shard"] == shard], names)
+        write_whole(side / f"labels_{shard}.npy", npy(labels))
+    settings = {**described, "behaviours": names, "mask_classes": list(MASK_CLASSES)}
+    write_whole(side / "config.json", (json.dumps(settings, indent=1) + "\n").encode())

@@ -67,17 +67,22 @@ class Scene:
         shine: float = 0.1,
         glow: float = 0.0,
         variant: int = 0,
+        paint: np.random.Generator | None = None,
+        alpha: float = 1.0,
     ) -> str:
-        """Name of a textured material, painted once per request; `repeat` is tiles per metre (0: stretched)."""
+        """Name of a textured material, painted once per request; `repeat` is tiles per metre (0: stretched).
+
+        `paint` replaces the texture stream: for things that must not shift the textures of others.
+        """
         key = (painter, colour, cube, repeat, variant)
         if key not in self._cache:
             name = f"m{len(self._cache)}"
-            self.pngs[f"{name}.png"] = encode_png(PAINTERS[painter](self.paint, colour)[:: -1 if cube else 1])
+            self.pngs[f"{name}.png"] = encode_png(PAINTERS[painter](paint or self.paint, colour)[:: -1 if cube else 1])
             uniform = f'texuniform="true" texrepeat="{repeat:.3f} {repeat:.3f}"' if repeat else ""
             self.assets.append(
                 f'<texture name="{name}" type="{"cube" if cube else "2d"}" file="{name}.png"/>'
                 f'<material name="{name}" texture="{name}" {uniform} specular="{shine}" shininess="0.3" '
-                f'emission="{glow}"/>'
+                f'emission="{glow}" rgba="1 1 1 {alpha}"/>'
             )
             self._cache[key] = name
         return self._cache[key]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreframe.sim.body import FINGER_TRAVEL, JOINTS, SIDES
+from foreframe.sim.camera import CameraConfig, HeadCamera, Sensor
 from foreframe.sim.gl import ensure_gl
 from foreframe.sim.room import Room, RoomConfig, Split, build_room
 
@@ -18,20 +19,8 @@ if TYPE_CHECKING:
 NUM_CHANNELS = 25
 SUBSTEPS = 8
 HZ = 30
-PURPOSES = ("room", "textures", "lights", "objects", "body", "behaviour", "noise", "start")
+PURPOSES = ("room", "textures", "lights", "objects", "body", "behaviour", "noise", "start", "fixtures")
 _SPLIT_CODES: dict[Split, int] = {"train": 1, "val": 2, "test": 3}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraConfig:
-    """What a real sensor adds to a rendered frame."""
-
-    noise: float = 2.6
-    """Standard deviation of sensor noise per pixel, grey levels of 255."""
-    exposure: float = 0.025
-    """Standard deviation of the slow exposure drift, fraction."""
-    exposure_seconds: float = 6.0
-    """Time constant of the drift, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +33,7 @@ class EpisodeConfig:
     episode: int = 0
     """Number of the episode within the split."""
     size: int = 256
-    """Side of the square frame, pixels."""
+    """Side of the square frame, pixels: 256 or 512. The physics and the picture are the same."""
     room: RoomConfig = field(default_factory=RoomConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
 
@@ -64,9 +53,9 @@ class Snapshot:
     """Everything needed to continue from a moment: physics, and the camera's random stream."""
 
     physics: npt.NDArray[np.float64]
-    """MuJoCo's integration state."""
-    camera: dict[str, object]
-    """State of the sensor-noise stream."""
+    """MuJoCo's integration state, (P,)."""
+    noise: npt.NDArray[np.uint64]
+    """Position of the sensor-noise stream, (6,)."""
     exposure: float
     """Present exposure drift, fraction."""
 
@@ -92,7 +81,7 @@ class Simulator:
         self.streams = streams(config)
         self.room: Room = build_room(
             split=config.split, config=config.room,
-            **{name: self.streams[name] for name in ("room", "textures", "lights", "objects", "body")},
+            **{name: self.streams[name] for name in ("room", "textures", "lights", "objects", "body", "fixtures")},
         )  # fmt: skip
         self.model = mujoco.MjModel.from_xml_string(self.room.xml, dict(self.room.pngs))
         self.data = mujoco.MjData(self.model)
@@ -102,15 +91,10 @@ class Simulator:
         self._base_speed = np.array([model.joint(name).dofadr[0] for name in ("base_x", "base_y", "base_yaw")])
         self._fingers = np.array([[model.joint(f"{side}_finger_{k}").qposadr[0] for k in (0, 1)] for side in SIDES])
         self.frame_index = 0
-        self._renderer = mujoco.Renderer(model, config.size, config.size) if render else None
-        self._options = mujoco.MjvOption()
-        self._options.geomgroup[:] = (1, 1, 1, 0, 0, 0)
-        noise = self.streams["noise"]
-        side = 2 * config.size
-        # Grey noise with a little colour, drawn once, shown at a random offset: a fresh draw costs 10 % of a frame.
-        grain = noise.standard_normal((side, side, 1)) * 0.9 + noise.standard_normal((side, side, 3)) * 0.45
-        self._grain = (grain * config.camera.noise).round().astype(np.int16)
-        self._exposure = float(noise.normal(0, config.camera.exposure))
+        self._objects = np.array([model.joint(name).qposadr[0] for name in self.room.objects], dtype=int)
+        self._fixtures = np.array([model.joint(f.joint).qposadr[0] for f in self.room.fixtures.values()], dtype=int)
+        self._sensor = Sensor(config.camera, size=config.size, noise=self.streams["noise"])
+        self._camera = HeadCamera(mujoco, model, shadow_reach=config.room.shadow_reach) if render else None
 
     def __enter__(self) -> Simulator:
         return self
@@ -120,9 +104,9 @@ class Simulator:
 
     def close(self) -> None:
         """Free the OpenGL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     def reset(self, *, x: float, y: float, yaw: float, joints: npt.NDArray[np.float64]) -> None:
         """Stand the robot at a pose with 21 joint angles and let the objects settle."""
@@ -153,7 +137,7 @@ class Simulator:
         self.mujoco.mj_comPos(self.model, self.data)
         self.mujoco.mj_camlight(self.model, self.data)
 
-    def step(self, command: npt.NDArray[np.float64], *, render: bool = True) -> Observation:
+    def step(self, command: npt.NDArray[np.floating[Any]], *, render: bool = True) -> Observation:
         """Advance 1/30 s. `command` has the states' order: 21 joint targets, 2 closures, forward and turning speed."""
         self._advance(np.asarray(command, dtype=np.float64))
         self.frame_index += 1
@@ -171,46 +155,39 @@ class Simulator:
         states[24] = turning
         return states.astype(np.float32)
 
-    def render(self) -> npt.NDArray[np.uint8]:
-        """The head camera's picture, with exposure drift and sensor noise."""
-        if self._renderer is None:
-            raise ValueError("this simulator was made with render=False")
-        self._cull()
-        self._renderer.update_scene(self.data, camera="head", scene_option=self._options)
-        clean = self._renderer.render()
-        camera, noise = self.config.camera, self.streams["noise"]
-        keep = np.exp(-1 / (HZ * camera.exposure_seconds))
-        self._exposure = float(keep * self._exposure + np.sqrt(1 - keep**2) * camera.exposure * noise.standard_normal())
-        table = (np.arange(256) * (1 + self._exposure)).astype(np.int16)
-        y, x = noise.integers(0, self.config.size, 2)
-        noisy = table[clean] + self._grain[y : y + self.config.size, x : x + self.config.size]
-        return np.clip(noisy, 0, 255).astype(np.uint8)
+    def objects(self) -> npt.NDArray[np.float32]:
+        """(K, 7) position in m and quaternion of the loose objects, in the order of `room.objects`."""
+        return self.data.qpos[self._objects[:, None] + np.arange(7)].astype(np.float32)
 
-    def _cull(self) -> None:
-        """Hide what neither shows nor shades: rendering in software pays per geom, and most are behind the robot."""
-        model, data = self.model, self.data
-        camera = model.camera("head").id
-        forward = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
-        offset = data.geom_xpos - data.cam_xpos[camera]
-        along = offset @ forward
-        across = np.sqrt(np.maximum((offset**2).sum(1) - along**2, 0))
-        half = np.arctan(np.tan(np.radians(self.config.room.fovy / 2)) * np.sqrt(2))
-        # The cone around the frustum, and 0.3 m more for shadows that fall into view.
-        shown = across * np.cos(half) - along * np.sin(half) < model.geom_rbound + 0.3
-        model.geom_group[:] = np.where(shown | (model.geom_rbound == 0), 0, 3)
+    def fixtures(self) -> npt.NDArray[np.float32]:
+        """(J,) positions of drawers in m and doors in rad, in the order of `room.fixtures`."""
+        return self.data.qpos[self._fixtures].astype(np.float32)
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """The head camera's picture (size, size, 3), with exposure drift and sensor noise."""
+        return self._sensor.expose(self._head().draw(self.data), hz=HZ)
+
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """(128, 128) of what the head camera sees: indices into `camera.MASK_CLASSES`."""
+        fixtures = tuple(fixture.joint for fixture in self.room.fixtures.values())
+        parts = {"robot": ("base_x",), "object": tuple(self.room.objects), "fixture": fixtures}
+        return self._head().mask(self.data, parts)
+
+    def _head(self) -> HeadCamera:
+        if self._camera is None:
+            raise ValueError("this simulator was made with render=False")
+        return self._camera
 
     def snapshot(self) -> Snapshot:
         """A copy of the present moment."""
         kind = self.mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.empty(self.mujoco.mj_stateSize(self.model, kind))
         self.mujoco.mj_getState(self.model, self.data, physics, kind)
-        return Snapshot(
-            physics=physics, camera=dict(self.streams["noise"].bit_generator.state), exposure=self._exposure
-        )
+        return Snapshot(physics=physics, noise=self._sensor.state(), exposure=self._sensor.exposure)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back: the same commands give bit-identical states again."""
+        """Go back: the same commands give bit-identical states and frames again."""
         self.mujoco.mj_setState(self.model, self.data, snapshot.physics, self.mujoco.mjtState.mjSTATE_INTEGRATION)
         self._refresh()
-        self.streams["noise"].bit_generator.state = snapshot.camera
-        self._exposure = snapshot.exposure
+        self._sensor.set_state(snapshot.noise)
+        self._sensor.exposure = snapshot.exposure

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames, to_video
 from foreframe.data.clips import TokenClips, token_pair_ids
-from foreframe.data.layout import check_rows, find_layout
+from foreframe.data.layout import find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
-from foreframe.encode import check_encoding, tokens_of
+from foreframe.encode import TokenEncoder, check_encoding, tokens_of
 from foreframe.errors import InputError, require
 from foreframe.inference.autoregressive import Rollout, greedy_rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
@@ -29,13 +29,14 @@ from foreframe.states import StateStatistics
 from foreframe.tracks.track import MODEL, Loss, Metric, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
     from foreframe.batch import ClipId
+    from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
 NUM_CONTEXT = baselines.NUM_CONTEXT_GRIDS
@@ -135,14 +136,16 @@ class CompressionTrack:
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
+    def open(
+        self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
+    ) -> ClipDataset:
         """Clips of a tokenised folder, or of a raw one, which is tokenised once under `cache`."""
         if self.config.tokenizer is not None and self.tokenizer.vocab_size != self.config.model.vocab_size:
             raise InputError(
                 f"{self.config.tokenizer}: has {self.tokenizer.vocab_size} tokens and the model "
                 f"{self.config.model.vocab_size}; set track.model.vocab-size"
             )
-        raw = root if find_layout(root).kind == "raw" else None
+        raw = root if find_layout(root, on_bad_shard=on_bad_shard).kind == "raw" else None
         if raw is not None:
             if self.config.tokenizer is None:
                 raise InputError(
@@ -150,20 +153,18 @@ class CompressionTrack:
                     "with `foreframe data encode` first"
                 )
             size = self.config.model.grid * CELL
-            root = tokens_of(raw, cache=cache, tokenizer=self.tokenizer, size=size, weights=self._tokenizer_hash)
+            encoder = TokenEncoder(tokenizer=self.tokenizer, weights=self._tokenizer_hash, size=size)
+            root = tokens_of(raw, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         elif self.config.tokenizer is not None:
             check_encoding(root, weights=self._tokenizer_hash)
-        tokens = TokenDataset(root)
-        for shard in tokens.layout.shards:
-            check_rows(shard)
+        tokens = TokenDataset(root, on_bad_shard=on_bad_shard)
         if tokens.grid != self.config.model.grid:
             raise InputError(
                 f"{root}: token grids are {tokens.grid}x{tokens.grid}, the model's are {self.config.model.grid}x"
                 f"{self.config.model.grid}; set track.model.grid or encode at another size"
             )
-        tokens.check_vocabulary(self.config.model.vocab_size)
-        segments = [tokens.segments(shard) for shard in range(len(tokens.layout.shards))]
-        ids = token_pair_ids(segments, stride_blocks=self.config.pair_stride)
+        tokens.check(self.config.model.vocab_size)
+        ids = token_pair_ids(tokens.all_segments(), stride_blocks=self.config.pair_stride)
         if not ids:
             raise InputError(f"{root}: no recording holds two whole blocks in a row ({2 * BLOCK_FRAMES} frames)")
         clips = TokenClips(tokens, ids, num_states=self.config.model.num_states)
@@ -175,7 +176,7 @@ class CompressionTrack:
         """Z-scoring from the rows of the training folder, unigram and copy weights from its token pairs."""
         assert isinstance(clips, TokenClips)
         tokens = clips.dataset
-        rows = (tokens.states(shard) for shard in range(len(tokens.layout.shards)))
+        rows = (shard.open_states() for shard in tokens.layout.shards)
         self.state_statistics = StateStatistics.fit(rows)
         grids = (clips[index].tokens for index in range(len(clips)))
         self.token_statistics = baselines.TokenStatistics.fit(
@@ -339,6 +340,10 @@ class _WithVideo:
     @property
     def clips(self) -> Sequence[ClipId]:
         return self._clips.clips
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        return self._clips.skipped
 
     def __len__(self) -> int:
         return len(self._clips)

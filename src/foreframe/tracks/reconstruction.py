@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
 
@@ -77,12 +78,13 @@ class ReconstructionTrack:
             "block_mean": "the mean of the block's 17 frames, repeated",
         }
 
-    def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
+    def open(
+        self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
+    ) -> ClipDataset:
         """Blocks of a raw folder; nothing is cached, and the video is always there."""
         del cache, with_video
-        dataset = RawDataset(root)
-        segments = [dataset.segments(shard.index) for shard in dataset.layout.shards]
-        ids = clip_ids(segments, length=BLOCK_FRAMES, stride=self.config.clip_stride)
+        dataset = RawDataset(root, on_bad_shard=on_bad_shard)
+        ids = clip_ids(dataset.all_segments(), length=BLOCK_FRAMES, stride=self.config.clip_stride)
         if not ids:
             raise InputError(f"{root}: no recording is as long as a block of {BLOCK_FRAMES} frames")
         return VideoClips(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from foreframe.batch import Batch
+    from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
 MODEL = "model"
@@ -69,10 +70,13 @@ class Track(Protocol[PredictionT]):
         """What stands beside the model in `score`: name and one line of explanation."""
         ...
 
-    def open(self, root: Path, *, cache: Path, with_video: bool = False) -> ClipDataset:
+    def open(
+        self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
+    ) -> ClipDataset:
         """The clips of one split; what must be derived from it first (tokens, latents) is kept under `cache`.
 
         `with_video` adds the frames to each batch where the folder holds them: for scores in pixels and for looking.
+        With `on_bad_shard="skip"` broken shards are left out, and the clips' `skipped` says which.
         """
         ...
 

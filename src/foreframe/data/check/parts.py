@@ -1,0 +1,320 @@
+"""One shard under check: how long it is by all its files together, and its numbers opened whatever their type."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreframe.data.check.inventory import read_json, whole_number
+from foreframe.data.check.rows import (
+    Array,
+    ChannelRanges,
+    looks_float,
+    open_array,
+    swapped_integers,
+    swapped_states,
+    token_blocks,
+)
+from foreframe.data.check.video import VideoFacts
+from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS
+from foreframe.states import NUM_CHANNELS
+
+if TYPE_CHECKING:
+    from foreframe.data.check.findings import Report
+    from foreframe.data.check.inventory import Inventory
+
+_ROW_BYTES = NUM_CHANNELS * 4
+_GRID = 32
+"""Side of the token grids of 1X's data (challenge-facts 1.3)."""
+_AGAIN = "fetch the file again, or write the data set again"
+
+
+@dataclass
+class Part:
+    """What is known of one shard."""
+
+    number: int
+    stated: int | None = None
+    """`shard_num_frames`, if it is a number."""
+    video: VideoFacts = field(default_factory=VideoFacts)
+    num_units: int = 0
+    """Frames of recordings, or samples of a test split."""
+    states: Array | None = None
+    """(rows, 25)."""
+    segments: Array | None = None
+    """(N,)."""
+    tokens: Array | None = None
+    """(blocks, 3, grid, grid)."""
+    ranges: ChannelRanges = field(default_factory=ChannelRanges)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a data set is made of, the same for all its shards."""
+
+    rows_each: int | None
+    """State rows of a sample; None for recordings."""
+    grid: int
+    """Side of the token grids."""
+
+    def rows(self, units: int) -> int:
+        """State rows of so many frames or samples."""
+        return units * (self.rows_each or 1)
+
+    def frames(self, units: int) -> int:
+        """Pictures of so many frames or samples."""
+        return units * TOKEN_BLOCK_FRAMES if self.rows_each else units
+
+    def blocks(self, units: int) -> int:
+        """Token blocks of so many frames or samples."""
+        return units if self.rows_each else math.ceil(units / TOKEN_BLOCK_FRAMES)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a token block."""
+        return TOKEN_BLOCK_GRIDS * self.grid**2 * 4
+
+
+def read_metadata(inventory: Inventory, number: int, report: Report) -> int | None:
+    """`shard_num_frames` of a shard's metadata file, which must state the shard's own number."""
+    name = inventory.readable("metadata", number)
+    content = read_json(inventory.root, name, report) if name else None
+    if name is None or content is None:
+        return None
+    index = whole_number(content, "shard_ind", name, report, least=0)
+    if index is not None and index != number:
+        report.add(
+            "metadata-mismatch",
+            name,
+            "shard_ind",
+            f"is {index} in the file of shard {number}; correct it, or rename the file",
+        )
+    return whole_number(content, "shard_num_frames", name, report, least=1)
+
+
+def count_units(part: Part, inventory: Inventory, shape: Shape) -> int:
+    """Frames (or samples) of a shard, by the vote of its files; metadata goes first where they are divided."""
+    votes: list[int] = []
+    if part.stated is not None:
+        if shape.rows_each is None:
+            votes.append(part.stated)
+        else:  # what a test split's metadata counts is not known
+            votes += [
+                part.stated // each for each in (1, TOKEN_BLOCK_FRAMES, shape.rows_each) if part.stated % each == 0
+            ]
+    size = _size(inventory, "segments", part.number)
+    if size and size % 4 == 0 and shape.rows_each is None:
+        votes.append(size // 4)
+    size = _size(inventory, "states", part.number)
+    if size and size % (_ROW_BYTES * shape.rows(1)) == 0:
+        votes.append(size // (_ROW_BYTES * shape.rows(1)))
+    if part.video.num_frames and part.video.num_frames % shape.frames(1) == 0:
+        votes.append(part.video.num_frames // shape.frames(1))
+    blocks = _size(inventory, "video", part.number) // shape.block_bytes if inventory.kind == "tokens" else 0
+    if shape.rows_each and blocks:
+        votes.append(blocks)
+    if not votes:
+        return 0
+    counts = Counter(votes)
+    for vote in counts:
+        counts[vote] += bool(blocks) and not shape.rows_each and shape.blocks(vote) == blocks
+    return max(counts, key=lambda vote: (counts[vote], -votes.index(vote)))
+
+
+def open_part(part: Part, inventory: Inventory, shape: Shape, report: Report) -> None:
+    """Compare the sizes of a shard's files with its length, and open its numbers."""
+    units = part.num_units
+    name = inventory.files["metadata"].get(part.number)
+    allowed = {units} if shape.rows_each is None else {units, shape.frames(units), shape.rows(units)}
+    if name and part.stated is not None and part.stated not in allowed:
+        report.add(
+            "metadata-mismatch",
+            name,
+            "shard_num_frames",
+            f"is {part.stated} but the shard's files hold {units} {_units(shape)}; correct it, or {_AGAIN}",
+        )
+    if name := inventory.readable("states", part.number):
+        part.states = _open_states(inventory, name, shape.rows(units), report)
+    if shape.rows_each is None and (name := inventory.readable("segments", part.number)):
+        part.segments = _open_segments(inventory, name, units, report)
+    name = inventory.readable("video", part.number)
+    if name and inventory.kind == "tokens":
+        part.tokens = _open_tokens(inventory, name, shape.blocks(units), shape.grid, report)
+    elif name and part.video.num_frames is not None and part.video.num_frames != shape.frames(units):
+        report.add(
+            "frames-mismatch",
+            name,
+            f"frame {min(part.video.num_frames, shape.frames(units))}",
+            f"has {part.video.num_frames} frames but the shard has {shape.rows(units)} state rows (by its files), "
+            f"which go with {shape.frames(units)}; {_AGAIN}",
+        )
+
+
+def _units(shape: Shape) -> str:
+    return "frames" if shape.rows_each is None else "samples"
+
+
+def _size(inventory: Inventory, role: Any, number: int) -> int:
+    name = inventory.readable(role, number)
+    return inventory.sizes[name] if name else 0
+
+
+def _open_states(inventory: Inventory, name: str, rows: int, report: Report) -> Array | None:
+    size, expected, path = inventory.sizes[name], rows * _ROW_BYTES, inventory.root / name
+    said = f"has {size} bytes, {rows} rows of 25 float32 are {expected}"
+    dtype = "<f4"
+    if size == 2 * expected and _sane(open_array(path, "<f8", rows * NUM_CHANNELS)):
+        dtype = "<f8"
+    elif 2 * size == expected and _sane(open_array(path, "<f2", rows * NUM_CHANNELS)):
+        dtype = "<f2"
+    if dtype != "<f4":
+        report.add(
+            "states-dtype",
+            name,
+            "",
+            f"{said}: float{'64' if dtype == '<f8' else '16'} instead of float32? write it as little-endian float32",
+        )
+    elif size != expected:
+        full, rest = divmod(size, _ROW_BYTES)
+        part_of = f", the last cut after {rest} bytes" if rest else ""
+        report.add(
+            "states-size",
+            name,
+            f"row {min(full, rows)} (byte {min(full, rows) * _ROW_BYTES})",
+            f"{said}: it has {full} whole rows{part_of} for {rows} frames; {_AGAIN}",
+        )
+        rows = min(full, rows)
+    values = open_array(path, dtype, rows * NUM_CHANNELS)
+    if dtype == "<f4" and swapped_states(values):
+        _say_swapped(name, report)
+        values = open_array(path, ">f4", rows * NUM_CHANNELS)
+    return values.reshape(rows, NUM_CHANNELS) if rows else None
+
+
+def _sane(values: Array) -> bool:
+    """Whether numbers read as another type could be a robot's states, in whatever unit."""
+    size = np.abs(np.asarray(values[: 1 << 16]).astype(np.float64))
+    wild = ~np.isfinite(size) | (size > 1e3) | ((size > 0) & (size < 1e-18))
+    return bool(wild.mean() < 0.02)
+
+
+def _say_swapped(name: str, report: Report) -> None:
+    report.add("byte-order", name, "byte 0", "holds big-endian numbers; swap their bytes: little-endian is wanted")
+
+
+def _open_segments(inventory: Inventory, name: str, count: int, report: Report) -> Array | None:
+    size, path = inventory.sizes[name], inventory.root / name
+    other = (
+        {2.0: ("<i8", "int64"), 0.5: ("<i2", "int16"), 0.25: ("u1", "uint8")}.get(size / (4 * count)) if count else None
+    )
+    said = f"has {size} bytes, {count} int32 are {4 * count}"
+    if other is not None:
+        report.add("segments-dtype", name, "", f"{said}: {other[1]} instead of int32? write it as little-endian int32")
+        return open_array(path, other[0], count)
+    if size != 4 * count:
+        full = min(size // 4, count)
+        report.add(
+            "segments-size",
+            name,
+            f"row {full} (byte {4 * full})",
+            f"{said}: {size // 4} ids for {count} frames; {_AGAIN}",
+        )
+        count = full
+    values = open_array(path, "<i4", count)
+    if looks_float(values):
+        report.add("segments-dtype", name, "", "holds float32 numbers instead of int32; write it as int32")
+        return open_array(path, "<f4", count)
+    if swapped_integers(values):
+        _say_swapped(name, report)
+        return open_array(path, ">i4", count)
+    return values
+
+
+def _open_tokens(inventory: Inventory, name: str, blocks: int, grid: int, report: Report) -> Array | None:
+    size, path = inventory.sizes[name], inventory.root / name
+    cells = TOKEN_BLOCK_GRIDS * grid * grid
+    expected = blocks * cells * 4
+    other = {2.0: ("<i8", "int64"), 0.5: ("<u2", "uint16")}.get(size / expected) if expected else None
+    said = f"has {size} bytes, {blocks} blocks of 3 int32 grids of {grid}x{grid} are {expected}"
+    if other is not None:
+        report.add(
+            "tokens-dtype",
+            name,
+            "",
+            f"{said}: {other[1]} instead of int32? write it as little-endian int32, or {_AGAIN}",
+        )
+        return token_blocks(open_array(path, other[0], blocks * cells), blocks, grid)
+    if size != expected:
+        full = min(size // (cells * 4), blocks)
+        report.add(
+            "tokens-size",
+            name,
+            f"block {full} (byte {full * cells * 4})",
+            f"{said}: {size // (cells * 4)} whole blocks where {blocks} are wanted; {_AGAIN}",
+        )
+        blocks = full
+    values = open_array(path, "<i4", blocks * cells)
+    if looks_float(values):
+        report.add("tokens-dtype", name, "", "holds float32 numbers instead of int32; write it as int32")
+        values = open_array(path, "<f4", blocks * cells)
+    elif swapped_integers(values):
+        _say_swapped(name, report)
+        values = open_array(path, ">i4", blocks * cells)
+    return token_blocks(values, blocks, grid) if blocks else None
+
+
+def find_shape(parts: list[Part], inventory: Inventory, *, rows_each: int, grid: int | None) -> Shape:
+    """Whether a folder holds recordings or samples, and the side of its token grids.
+
+    Samples have no segment files at all, and `rows_each` state rows to a token block (17 pictures); recordings have a
+    row to a picture. `grid` is the side if it is stated beside the data.
+    """
+    has_segments = bool(inventory.files["segments"])
+    if inventory.kind == "raw":
+        ratios = [
+            _size(inventory, "states", part.number) / _ROW_BYTES / part.video.num_frames
+            for part in parts
+            if part.video.num_frames
+        ]
+        samples = bool(ratios) and not has_segments and float(np.median(ratios)) > 2
+        return Shape(rows_each=rows_each if samples else None, grid=grid or _GRID)
+    if has_segments:
+        return Shape(rows_each=None, grid=grid or _common_grid(parts, inventory, None) or _GRID)
+    sizes = {part.number: _size(inventory, "video", part.number) for part in parts}
+    if grid is None:
+        one, other = _common_grid(parts, inventory, rows_each), _common_grid(parts, inventory, None)
+        if one and not other:
+            return Shape(rows_each=rows_each, grid=one)
+        if other and not one:
+            return Shape(rows_each=None, grid=other)
+    block_bytes = TOKEN_BLOCK_GRIDS * (grid or _GRID) ** 2 * 4
+    ratios = [
+        _size(inventory, "states", part.number) / _ROW_BYTES / (sizes[part.number] / block_bytes)
+        for part in parts
+        if sizes[part.number]
+    ]
+    samples = bool(ratios) and float(np.median(ratios)) > 25  # 17 rows to a block of recordings, 64 to a sample
+    return Shape(rows_each=rows_each if samples else None, grid=grid or _GRID)
+
+
+def _common_grid(parts: list[Part], inventory: Inventory, rows_each: int | None) -> int | None:
+    """The grid side that most token files are whole with; None if no file is."""
+    sides: Counter[int] = Counter()
+    for part in parts:
+        lengths = (
+            {part.stated, _size(inventory, "segments", part.number) // 4} if rows_each is None else set[int | None]()
+        )
+        lengths.add(_size(inventory, "states", part.number) // _ROW_BYTES)
+        for rows in lengths:
+            if not rows or (rows_each is not None and rows % rows_each):
+                continue
+            blocks = rows // rows_each if rows_each else math.ceil(rows / TOKEN_BLOCK_FRAMES)
+            for scale in (1, 2, 0.5):  # another number type keeps the side
+                area = _size(inventory, "video", part.number) / (blocks * TOKEN_BLOCK_GRIDS * 4 * scale)
+                if area >= 1 and area == math.isqrt(int(area)) ** 2:
+                    sides[math.isqrt(int(area))] += 2 if scale == 1 else 1
+    return max(sides, key=lambda side: (sides[side], side == _GRID)) if sides else None

@@ -1,0 +1,355 @@
+"""Encoding goes on after a kill, is shared over processes, skips what is broken by name, and never mixes clips up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import SIZE, write_raw
+from foreframe.batch import collate, to_video
+from foreframe.cli import run
+from foreframe.data.clips import TokenSamples, clip_ids, frame_indices, state_window
+from foreframe.data.describe import describe
+from foreframe.data.encoding import read_encoding
+from foreframe.data.integrity import fingerprint
+from foreframe.data.latents import LatentClips
+from foreframe.data.raw import RawDataset
+from foreframe.data.tokens import TokenDataset
+from foreframe.data.writer import RawShardWriter, resumable_folder, write_metadata, write_raw_samples
+from foreframe.encode import LatentEncoder, Share, TokenEncoder, encode_folder, is_encoding_of, tokens_of
+from foreframe.errors import InputError, UsageError
+from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash
+from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NUM_FRAMES = (330, 150, 200)
+"""Frames of the three shards: the first has more blocks than are encoded at once."""
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of moving squares, two recordings in each."""
+    root = tmp_path_factory.mktemp("three")
+    rng = np.random.default_rng(0)
+    for shard, count in enumerate(NUM_FRAMES):
+        with RawShardWriter(root, shard, style="subfolders", size=SIZE) as writer:
+            for index in range(count):
+                frame = np.full((SIZE, SIZE, 3), 40 + 40 * shard, np.uint8)
+                frame[8:16, index % (SIZE - 8) :][:, :8] = (200, 60, 90)
+                states = rng.normal(size=25).astype(np.float32)
+                writer.append(frame, states, segment=2 * shard + index // 140)
+    write_metadata(root, num_shards=3, num_images=sum(NUM_FRAMES))
+    return root
+
+
+@pytest.fixture(scope="module")
+def tokens_encoder() -> TokenEncoder:
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(TokenizerConfig(levels=(4, 3), fine_width=8, coarse_width=16, num_blocks=1)).eval()
+    return TokenEncoder(tokenizer=tokenizer, weights="w" * 64, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Wan 2.2 autoencoder (residual, 2x2 patches) with few channels and random weights, in diffusers' form."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=8, decoder_base_dim=8, z_dim=6, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True], latents_mean=[0.1] * 6, latents_std=[2.0] * 6, is_residual=True,
+        in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wan") / "vae"
+    vae.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents_encoder(vae_folder: Path) -> LatentEncoder:
+    autoencoder = VideoAutoencoder.load(vae_folder)
+    return LatentEncoder(autoencoder=autoencoder, weights=autoencoder_hash(vae_folder), size=SIZE, stride=20)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_after(frames: int) -> Any:
+    def progress(done: int, _total: int) -> None:
+        if done >= frames:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", ["tokens_encoder", "latents_encoder"])
+def test_stopped_anywhere_it_ends_the_same(
+    raw: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = request.getfixturevalue(kind)
+    assert encode_folder(raw, tmp_path / "whole", encoder=encoder)
+    for frames in (100, 300, 400, 679):
+        with pytest.raises(Stopped):
+            encode_folder(raw, tmp_path / "out", encoder=encoder, progress=stop_after(frames))
+        assert not (tmp_path / "out").exists()
+    decoded = []
+    frames_of = RawDataset.frames
+    monkeypatch.setattr(
+        RawDataset, "frames", lambda self, shard, indices, **rest: decoded.append(shard) or frames_of(
+            self, shard, indices, **rest)
+    )  # fmt: skip
+    assert encode_folder(raw, tmp_path / "out", encoder=encoder)
+    assert 0 not in decoded, "the first shard was done and is not decoded again"
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out", "whole"]
+
+
+def test_a_killed_process_is_gone_on_with(raw: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; import foreframe.encode as e; from foreframe.cli import run\n"
+        "slow = e._encode_tokens\n"
+        "def encode(*a):\n    time.sleep(0.2)\n    return slow(*a)\n"
+        "e._encode_tokens = encode\n"
+        "sys.exit(run(['data', 'encode', sys.argv[1], '--out', sys.argv[2], '--size', '32']))"
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", script, str(raw), str(out)])
+    begun = tmp_path / ".out.partial" / ".tokens-0.partial"
+    deadline = time.monotonic() + 60
+    while not (begun.exists() and begun.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert begun.stat().st_size > 0
+    assert run(["data", "encode", str(raw), "--out", str(out), "--size", "32"]) == 0
+    assert run(["data", "encode", str(raw), "--out", str(tmp_path / "again"), "--size", "32"]) == 0
+    assert contents(out) == contents(tmp_path / "again")
+
+
+def test_other_work_is_not_gone_on_with(raw: Path, tmp_path: Path, tokens_encoder: TokenEncoder) -> None:
+    with pytest.raises(Stopped):
+        encode_folder(raw, tmp_path / "out", encoder=tokens_encoder, progress=stop_after(200))
+    other = TokenEncoder(tokenizer=tokens_encoder.tokenizer, weights="v" * 64, size=SIZE)
+    with pytest.raises(UsageError, match=r"unfinished work with weights_sha256 'www.*delete that folder"):
+        encode_folder(raw, tmp_path / "out", encoder=other)
+    assert encode_folder(raw, tmp_path / "out", encoder=tokens_encoder)
+    with pytest.raises(UsageError, match="with files in it"):
+        encode_folder(raw, tmp_path / "out", encoder=tokens_encoder)
+
+
+def test_two_processes_do_not_write_one_share(tmp_path: Path) -> None:
+    with resumable_folder(tmp_path / "out", identity={"a": 1}) as partial:
+        (partial / "video_0.bin").write_bytes(b"1")
+        with (
+            pytest.raises(UsageError, match="another process is writing it"),
+            resumable_folder(tmp_path / "out", identity={"a": 1}),
+        ):
+            pass
+        with resumable_folder(tmp_path / "out", identity={"a": 1}, rank=1) as same:
+            assert same == partial
+    assert not (tmp_path / "out").exists()
+    assert (partial / "video_0.bin").exists()
+
+
+def test_work_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Stopped), resumable_folder(tmp_path / "new" / "out", identity={}):
+        raise Stopped
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["tokens_encoder", "latents_encoder"])
+def test_shares_make_up_the_whole(raw: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    encoder = request.getfixturevalue(kind)
+    assert encode_folder(raw, tmp_path / "whole", encoder=encoder)
+    assert not encode_folder(raw, tmp_path / "out", encoder=encoder, share=Share(rank=1, num_ranks=2))
+    assert not (tmp_path / "out").exists()
+    assert encode_folder(raw, tmp_path / "out", encoder=encoder, share=Share(rank=0, num_ranks=2))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_processes_side_by_side(raw: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from foreframe.cli import main; main(sys.argv[1:])"]
+    command += ["data", "encode", str(raw), "--out", str(tmp_path / "out"), "--size", "32"]
+    environments = [{**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"} for rank in (0, 1)]
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for environment in environments
+    ]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert sum("wrote" in text for text in said) >= 1
+    assert run(["data", "encode", str(raw), "--out", str(tmp_path / "one"), "--size", "32"]) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out"]
+
+
+def broken_copy(raw: Path, root: Path, where: float) -> None:
+    """The same data with the second video's bytes overwritten from `where` (0 to 1) on: packets stay, pictures go."""
+    for name, content in contents(raw).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    path = root / "videos" / "video_1.mp4"
+    content = bytearray(path.read_bytes())
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    first = start + int(where * (end - start))
+    content[first:end] = bytes(np.random.default_rng(0).integers(0, 256, end - first, dtype=np.uint8))
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["tokens_encoder", "latents_encoder"])
+def test_a_shard_that_breaks_half_way_is_skipped_by_name(
+    raw: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = request.getfixturevalue(kind)
+    broken_copy(raw, tmp_path / "broken", 0.5)
+    with pytest.raises(InputError, match=r"video_1\.mp4: frame \d+ cannot be decoded"):
+        encode_folder(tmp_path / "broken", tmp_path / "out", encoder=encoder)
+    assert encode_folder(tmp_path / "broken", tmp_path / "skipped", encoder=encoder, on_bad_shard="skip")
+    encoding = read_encoding(tmp_path / "skipped")
+    assert encoding is not None
+    assert list(encoding["skipped"]) == ["1"]
+    assert "video_1.mp4" in encoding["skipped"]["1"]
+    if kind == "tokens_encoder":
+        assert encode_folder(raw, tmp_path / "whole", encoder=encoder)
+        ours, theirs = TokenDataset(tmp_path / "skipped"), TokenDataset(tmp_path / "whole")
+        assert encoding["source_shards"] == [0, 2]
+        assert [shard.num_frames for shard in ours.layout.shards] == [330, 200]
+        assert np.array_equal(ours.tokens(1), theirs.tokens(2))
+        assert np.array_equal(ours.states(1), theirs.states(2))
+    else:
+        clips = LatentClips(tmp_path / "skipped", expected=encoder.describe())
+        assert {clip.shard for clip in clips.clips} == {0, 2}
+        assert list(clips.skipped) == [1]
+    command = ["data", "encode", str(tmp_path / "broken"), "--out", str(tmp_path / "cli"), "--on-bad-shard", "skip"]
+    assert run([*command, "--size", "32"]) == 0
+    said = capsys.readouterr()
+    assert "skipped shard 1" in said.err
+    assert "skipped 1 shard of" in said.err
+
+
+def test_latents_are_the_autoencoders_and_keep_their_states(
+    raw: Path, tmp_path: Path, latents_encoder: LatentEncoder
+) -> None:
+    assert encode_folder(raw, tmp_path / "out", encoder=latents_encoder)
+    clips = LatentClips(tmp_path / "out", expected=latents_encoder.describe())
+    data = RawDataset(raw)
+    ids = list(clip_ids(data.all_segments(), stride=20))
+    assert list(clips.clips) == ids
+    assert len(ids) > 10
+    vae = latents_encoder.autoencoder.vae
+    for index in (0, 5, len(ids) - 1):
+        item, clip = clips[index], ids[index]
+        assert item.clips == (clip,)
+        assert item.latents is not None
+        assert item.latents.shape == (1, 6, 6, 2, 2)
+        frames = data.frames(clip.shard, clip.start + frame_indices("stride4_dup_last"))
+        with torch.no_grad():
+            alone = (vae.encode(to_video(torch.from_numpy(frames)[None])).latent_dist.mode() - 0.1) / 2.0
+        # Kept with 8 bits of mantissa.
+        torch.testing.assert_close(item.latents, alone, rtol=1e-2, atol=1e-3)
+        rows, valid = state_window(data.states(clip.shard), data.segments(clip.shard), clip.start, 77)
+        assert np.array_equal(item.states[0].numpy(), rows)
+        assert np.array_equal(item.states_valid[0].numpy(), valid)
+    batch = collate([clips[0], clips[-1]])
+    assert batch.latents is not None
+    assert batch.latents.shape[0] == 2
+    assert describe(tmp_path / "out")["latent_shape"] == "6x6x2x2"
+    # The causal autoencoder gives the two context latents from the five context frames alone (challenge-facts 5.2).
+    context = to_video(torch.from_numpy(data.frames(0, [0, 4, 8, 12, 16]))[None])
+    torch.testing.assert_close(
+        latents_encoder.autoencoder.encode(context), clips[0].latents[:, :, :2], rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights_sha256": "0" * 64}, {"clip_stride": 8}, {"frame_indices": list(range(21))}, {"dtype": "float32"},
+     {"source_fingerprint": "0" * 64}],
+)  # fmt: skip
+def test_latents_of_other_data_weights_frames_or_precision_are_refused(
+    raw: Path, tmp_path: Path, latents_encoder: LatentEncoder, change: dict[str, Any]
+) -> None:
+    assert encode_folder(raw, tmp_path / "out", encoder=latents_encoder)
+    LatentClips(tmp_path / "out", expected={"source_fingerprint": fingerprint(raw), **latents_encoder.describe()})
+    with pytest.raises(InputError, match=f"{next(iter(change))} is .* is wanted here"):
+        LatentClips(tmp_path / "out", expected=change)
+    records = tmp_path / "out" / "clips_1.bin"
+    records.write_bytes(records.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"clips_1\.bin: is not \d+ records"):
+        LatentClips(tmp_path / "out", expected={})
+
+
+def test_precision(raw: Path, tmp_path: Path, latents_encoder: LatentEncoder) -> None:
+    found = {}
+    for dtype in ("float32", "float16", "bfloat16"):
+        encoder = LatentEncoder(
+            autoencoder=latents_encoder.autoencoder, weights="w", size=SIZE, stride=300, dtype=dtype
+        )
+        assert encode_folder(raw, tmp_path / dtype, encoder=encoder)
+        found[dtype] = LatentClips(tmp_path / dtype, expected={"dtype": dtype})[0].latents
+    assert torch.equal(found["float16"], found["float32"].half().float())
+    assert torch.equal(found["bfloat16"], found["float32"].bfloat16().float())
+    assert not torch.equal(found["bfloat16"], found["float32"])
+
+
+def test_the_command_makes_latents_and_refuses_what_does_not_divide(
+    raw: Path, tmp_path: Path, vae_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert autoencoder_folder(vae_folder.parent) == vae_folder
+    command = ["data", "encode", str(raw), "--encoder", str(vae_folder.parent), "--out"]
+    assert run([*command, str(tmp_path / "out"), "--stride", "50", "--dtype", "float16"]) == 0
+    assert run(["data", "info", str(tmp_path / "out")]) == 0
+    assert "6x6x2x2" in capsys.readouterr().out
+    assert run([*command, str(tmp_path / "out"), "--stride", "50", "--dtype", "float16"]) == 0
+    assert "is made already" in capsys.readouterr().out
+    assert run([*command, str(tmp_path / "no"), "--frames", "all", "--size", "8"]) == 1
+    assert "do not divide" in capsys.readouterr().err
+    (vae_folder.parent / "broken").mkdir()
+    (vae_folder.parent / "broken" / "config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
+    assert run(["data", "encode", str(raw), "--encoder", str(vae_folder.parent / "broken"), "--out", "x"]) == 1
+    assert "cannot be read as an AutoencoderKLWan" in capsys.readouterr().err
+
+
+def test_a_cache_is_never_another_datas(tmp_path: Path, tokens_encoder: TokenEncoder) -> None:
+    for seed in (0, 1):
+        write_raw(tmp_path / f"raw{seed}", style="flat", segments=[40], seed=seed)
+    ours = tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder)
+    assert tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder) == ours
+    assert is_encoding_of(ours, tmp_path / "raw0", encoder=tokens_encoder)
+    assert not is_encoding_of(ours, tmp_path / "raw1", encoder=tokens_encoder)
+    assert tokens_of(tmp_path / "raw1", cache=tmp_path / "cache", encoder=tokens_encoder) != ours
+    path = ours / "encoding.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source_fingerprint": "other"}))
+    with pytest.raises(InputError, match="source_fingerprint is 'other'"):
+        tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder)
+
+
+def test_a_raw_test_split_becomes_a_tokenised_one(tmp_path: Path, tokens_encoder: TokenEncoder) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (3, 17, SIZE, SIZE, 3), dtype=np.uint8)
+    states = rng.normal(size=(3, 77, 25)).astype(np.float32)
+    write_raw_samples(tmp_path / "test", 0, style="subfolders", frames=list(frames), states=states)
+    assert encode_folder(tmp_path / "test", tmp_path / "out", encoder=tokens_encoder)
+    samples = TokenSamples(TokenDataset(tmp_path / "out"))
+    assert len(samples) == 3
+    video = to_video(torch.from_numpy(RawDataset(tmp_path / "test").frames(0, range(17, 34)))[None])
+    assert samples[1].tokens is not None
+    assert torch.equal(samples[1].tokens, tokens_encoder.tokenizer.encode(video))
+    assert torch.equal(samples[1].states[0], torch.from_numpy(states[1, :64]))
