@@ -17,9 +17,13 @@ import foreframe
 from foreframe.data.check import KINDS, CheckConfig, Finding, check_folder
 from foreframe.data.check.findings import MOST_OF_A_KIND
 from foreframe.data.check.motion import Recording, image_motion, judge
+from foreframe.data.check.stretches import find_stretches
+from foreframe.data.latents import LatentClips, record_type
+from foreframe.data.layout import find_layout
 from foreframe.data.video import VideoWriter, iterate_frames
-from foreframe.data.writer import RawShardWriter, write_metadata, write_token_shard
+from foreframe.data.writer import RawShardWriter, write_metadata, write_token_samples, write_token_shard
 from foreframe.errors import UsageError
+from foreframe.states import CHANNEL_INDEX
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
 COUNTS = (50, 40)
@@ -165,6 +169,30 @@ def swap_bytes(path: Path, dtype: str) -> None:
     np.fromfile(path, dtype).byteswap().tofile(path)
 
 
+def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+def turn(path: Path) -> None:
+    """Ask players to turn the pictures upside down."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    content[at : at + 4] = (-65536).to_bytes(4, "big", signed=True)
+    content[at + 16 : at + 20] = (-65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+
+
+def shuffle_times(path: Path) -> None:
+    """Exchange the times of pictures (by their offsets), so that they are even but not in order."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"ctts") + 12
+    one, other = content[at + 12 : at + 16], content[at + 20 : at + 24]
+    content[at + 12 : at + 16], content[at + 20 : at + 24] = other, one
+    path.write_bytes(content)
+
+
 V0, V1, S0, S1 = "videos/video_0.mp4", "videos/video_1.mp4", "robot_states/states_0.bin", "robot_states/states_1.bin"
 G0, G1, M0, M1 = (
     "segment_indices/segment_idx_0.bin",
@@ -173,6 +201,8 @@ G0, G1, M0, M1 = (
     "metadata/metadata_1.json",
 )
 META = "metadata.json"
+ENCODING = {"version": 2, "kind": "tokens", "weights_sha256": "w", "vocab_size": 64000, "frame_size": 64}
+ENCODING |= {"source_fingerprint": "f", "simulated": False, "skipped": {}, "source_shards": [0, 1]}
 
 BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     # kind of data, what is done to it, and the finding's kind, file and start of its place
@@ -280,7 +310,7 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ("tokens", lambda r: [p.unlink() for p in r.glob("segment*")], "file-missing", "segment_idx_0.bin", ""),
     (
         "tokens",
-        lambda r: (r / "encoding.json").write_text('{"vocab_size": 100}'),
+        lambda r: (r / "encoding.json").write_text(json.dumps({**ENCODING, "vocab_size": 100})),
         "tokens-range",
         "video_0.bin",
         "block 0",
@@ -292,6 +322,50 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
         "encoding.json",
         "",
     ),
+    ("raw", lambda r: replace_bytes(r / V0, b"avc1", b"zvc1"), "video-container", V0, ""),
+    ("raw", lambda r: turn(r / V0), "video-rotated", V0, "byte "),
+    ("raw", lambda r: shuffle_times(r / V0), "video-timestamps", V0, "frame "),
+    ("raw", lambda r: (r / M0).write_text("[" * 200_000), "metadata-invalid", M0, ""),
+    ("raw", lambda r: (r / M0).write_text('{"a": ' * 100_000), "metadata-invalid", M0, ""),
+    (
+        "raw",
+        lambda r: (r / META).write_text('{"num_shards": 2, "hz": 1%s}' % ("0" * 400)),
+        "metadata-invalid",
+        META,
+        "hz",
+    ),
+    ("raw", lambda r: edit(r / META, num_shards=10**400), "metadata-invalid", META, "num_shards"),
+    ("raw", lambda r: edit(r / META, num_images=10**400), "metadata-invalid", META, "num_images"),
+    ("raw", lambda r: edit(r / M0, shard_num_frames=10**400), "metadata-invalid", M0, "shard_num_frames"),
+    (
+        "raw",
+        lambda r: (r / M0).write_text('{"shard_ind": 0, "shard_num_frames": 49, "shard_num_frames": 50}'),
+        "metadata-invalid",
+        M0,
+        "shard_num_frames",
+    ),
+    (
+        "tokens",
+        lambda r: (r / "encoding.json").write_text('{"version": 2}'),
+        "metadata-invalid",
+        "encoding.json",
+        "kind",
+    ),
+    (
+        "tokens",
+        lambda r: (r / "encoding.json").write_text('{"version": 2, "kind": "tokens"}'),
+        "metadata-invalid",
+        "encoding.json",
+        "source_fingerprint",
+    ),
+    (
+        "tokens",
+        lambda r: (r / "encoding.json").write_text(json.dumps({**ENCODING, "version": 1})),
+        "metadata-invalid",
+        "encoding.json",
+        "version",
+    ),
+    ("tokens", lambda r: (r / "encoding.json").write_text("[1]"), "metadata-invalid", "encoding.json", ""),
     ("test", lambda r: (r / "video_1.bin").unlink(), "file-missing", "video_1.bin", ""),
     ("test", lambda r: cut(r / "states_1.bin", 6400 * 2 - 100), "states-size", "states_1.bin", "row 127 (byte 12700)"),
     ("test", lambda r: recast(r / "video_2.bin", "<i4", "<u2"), "tokens-dtype", "video_2.bin", ""),
@@ -333,7 +407,7 @@ def test_whole_folders_are_clean(whole: dict[str, Path], tmp_path: Path) -> None
     (nested / "robot_states").rename(nested / "states")
     (nested / "segment_indices").rename(nested / "segment_idx")
     for name in ("README.md", "LICENSE", ".hidden", "encoding.json"):
-        (nested / name).write_text('{"vocab_size": 64000}')
+        (nested / name).write_text(json.dumps(ENCODING))
     (nested / "sim").mkdir()
     assert found(nested) == []
 
@@ -374,6 +448,168 @@ def test_nothing_there(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(UsageError, match=str(path)):
             check_folder(path)
+
+
+def write_latents(root: Path, dtype: str = "bfloat16") -> Path:
+    """Two shards with 5 and 0 clips of latents (2, 3, 2, 2) and 7 state rows."""
+    root.mkdir(parents=True)
+    record = record_type([2, 3, 2, 2], num_states=7, dtype=dtype)
+    clips = np.zeros(5, record)
+    clips["start"], clips["segment"] = [0, 8, 16, 40, 48], [0, 0, 0, 1, 1]
+    clips["states_valid"] = 1
+    clips["latents"] = 0x3F80 if dtype == "bfloat16" else 1
+    (root / "clips_0.bin").write_bytes(clips.tobytes())
+    (root / "clips_3.bin").write_bytes(b"")
+    facts = {"version": 2, "kind": "latents", "weights_sha256": "w", "dtype": dtype, "latent_shape": [2, 3, 2, 2]}
+    facts |= {"frame_indices": [0], "clip_stride": 8, "num_states": 7, "clips": {"0": 5, "3": 0}, "skipped": {}}
+    facts |= {"simulated": False, "frame_size": 16}
+    (root / "encoding.json").write_text(json.dumps({**facts, "source_fingerprint": "f"}))
+    write_metadata(root, num_shards=2, num_images=100)
+    return root
+
+
+LATENTS: list[tuple[Callable[[Path], object], str, str, str]] = [
+    (lambda r: (r / "clips_0.bin").unlink(), "file-missing", "clips_0.bin", ""),
+    (lambda r: (r / "clips_3.bin").unlink(), "file-missing", "clips_3.bin", ""),
+    (lambda r: (r / META).unlink(), "file-missing", META, ""),
+    (lambda r: (r / "encoding.json").unlink(), "file-missing", "encoding.json", ""),
+    (lambda r: (r / "encoding.json").write_text("{"), "metadata-invalid", "encoding.json", "byte 1"),
+    (lambda r: edit(r / "encoding.json", clips=[5]), "metadata-invalid", "encoding.json", "clips"),
+    (lambda r: edit(r / "encoding.json", clips={"0": -5}), "metadata-invalid", "encoding.json", "clips"),
+    (lambda r: edit(r / "encoding.json", latent_shape=[2, 3]), "metadata-invalid", "encoding.json", "latent_shape"),
+    (lambda r: edit(r / "encoding.json", latent_shape=[1 << 19] * 4), "metadata-invalid", "encoding.json", "latent_s"),
+    (lambda r: edit(r / "encoding.json", dtype="int8"), "metadata-invalid", "encoding.json", "dtype"),
+    (lambda r: edit(r / "encoding.json", num_states=0), "metadata-invalid", "encoding.json", "num_states"),
+    (lambda r: edit(r / META, num_shards=3), "metadata-mismatch", META, "num_shards"),
+    (lambda r: (r / "clips_7.bin").write_bytes(b""), "file-extra", "clips_7.bin", ""),
+    (lambda r: (r / "states_0.bin").write_bytes(b"x"), "file-extra", "states_0.bin", ""),
+    (lambda r: cut(r / "clips_0.bin", 2000), "latents-size", "clips_0.bin", "clip 2 (byte 1558)"),
+    (lambda r: (r / "clips_3.bin").write_bytes(b"x"), "latents-size", "clips_3.bin", "clip 0"),
+    (lambda r: poke(r, start=(2, 3)), "latents-address", "clips_0.bin", "clip 2 (byte 1558)"),
+    (lambda r: poke(r, start=(0, -1)), "latents-address", "clips_0.bin", "clip 0 (byte 0)"),
+    (lambda r: poke(r, segment=(4, 0)), "latents-address", "clips_0.bin", "clip 4"),
+    (lambda r: poke(r, segment=(1, -2)), "latents-address", "clips_0.bin", "clip 1"),
+    (lambda r: poke(r, states_valid=(1, 2)), "latents-valid", "clips_0.bin", "clip 1 (byte 779), row 0"),
+    (
+        lambda r: poke(r, states=(3, np.nan)),
+        "states-not-finite",
+        "clips_0.bin",
+        "clip 3 (byte 2337), row 0, channel hip",
+    ),
+    (
+        lambda r: poke(r, latents=(1, 0x7F80)),
+        "latents-not-finite",
+        "clips_0.bin",
+        "clip 1 (byte 779), latent (0, 0, 0,",
+    ),
+    (lambda r: poke(r, latents=(1, 0xFFC1 - 65536)), "latents-not-finite", "clips_0.bin", "clip 1"),
+]
+
+
+def poke(root: Path, **change: tuple[int, float]) -> None:
+    """Set the first number of a field in one record."""
+    records = np.fromfile(root / "clips_0.bin", record_type([2, 3, 2, 2], num_states=7, dtype="bfloat16"))
+    for name, (clip, value) in change.items():
+        records[name].reshape(5, -1)[clip, 0] = value
+    records.tofile(root / "clips_0.bin")
+
+
+@pytest.mark.parametrize(("do", "kind", "file", "where"), LATENTS)
+def test_fault_of_latents_is_found(
+    tmp_path: Path, do: Callable[[Path], object], kind: str, file: str, where: str
+) -> None:
+    root = write_latents(tmp_path / "latents")
+    do(root)
+    places = [(one.kind, one.file, one.where) for one in found(root)]
+    assert any(k == kind and f == file and w.startswith(where) for k, f, w in places), places
+    assert len(places) <= 3
+
+
+def test_whole_latents_are_clean(tmp_path: Path) -> None:
+    for dtype in ("bfloat16", "float16", "float32"):
+        root = write_latents(tmp_path / dtype, dtype)
+        assert found(root) == []
+        LatentClips(root, expected={})
+    content = (root / "clips_0.bin").read_bytes()
+    (root / "clips_0.bin").write_bytes(content[:-4] + np.float32(np.inf).tobytes())
+    (one,) = found(root)
+    assert one.kind == "latents-not-finite" and "clip 4" in one.where
+
+
+def test_any_bytes_as_latents(tmp_path: Path) -> None:
+    root = write_latents(tmp_path / "latents")
+    for file in [path for path in root.iterdir() if path.stat().st_size]:
+        content = file.read_bytes()
+        for thing in (b"\0", b"null", b"{}", b"[]", b"\xff" * 3855, b"[" * 200_000):
+            file.write_bytes(thing)
+            assert found(root), (file, thing[:9])
+        file.write_bytes(content)
+
+
+def test_test_splits_with_other_grids(tmp_path: Path) -> None:
+    """What the reader takes for samples, the check does; what has lost its segment ids, neither does."""
+    for described in (True, False):
+        root = tmp_path / str(described)
+        for index in range(3):
+            states = np.stack([some_states(64, 10 * index + sample) for sample in range(1 + index)])
+            tokens = np.random.default_rng(index).integers(0, 64000, (1 + index, 3, 16, 16))
+            write_token_samples(root, index, style="flat", tokens=tokens, states=states)
+        write_metadata(root, num_shards=3, num_images=17 * 6)
+        if not described:
+            for path in root.glob("metadata*"):
+                path.unlink()
+        assert find_layout(root).contents == "samples"
+        assert found(root) == []
+        if not described:
+            (root / "video_2.bin").unlink()
+            assert [(one.kind, one.file) for one in found(root)] == [("file-missing", "video_2.bin")]
+            (root / "states_1.bin").unlink()
+            (root / "video_1.bin").unlink()
+            assert ("shard-missing", ".") in [(one.kind, one.file) for one in found(root)]
+    root = tmp_path / "lost"
+    write_token_shard(
+        root, 0, style="flat", tokens=np.random.default_rng(0).integers(0, 64000, (8, 3, 16, 16)),
+        states=some_states(128), segments=np.zeros(128, np.int32),
+    )  # fmt: skip
+    write_metadata(root, num_shards=1, num_images=128)
+    assert found(root) == []
+    (root / "segment_idx_0.bin").unlink()
+    assert ("file-missing", "segment_idx_0.bin") in [(one.kind, one.file) for one in found(root)]
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i8"])
+def test_tokens_of_another_type_throughout(tmp_path: Path, dtype: str) -> None:
+    root = tmp_path / "tokens"
+    for index in range(2):
+        tokens = np.random.default_rng(index).integers(0, 64000, (3, 3, 16, 16))
+        states = some_states(50, index)
+        write_token_shard(root, index, style="flat", tokens=tokens, states=states, segments=some_segments(index, 50))
+        recast(root / f"video_{index}.bin", "<i4", dtype)
+    write_metadata(root, num_shards=2, num_images=100)
+    findings = found(root)
+    assert [(one.kind, one.file) for one in findings] == [("tokens-dtype", f"video_{i}.bin") for i in range(2)]
+    assert all(("uint16" if dtype == "<u2" else "int64") in one.message for one in findings)
+
+
+def test_two_sizes_of_pictures(whole: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["raw"], root)
+    rewrite(root / V0, [picture(i, 66)[:66, :66] for i in range(50)])
+    (one,) = [one for one in found(root) if one.kind == "video-resolution"]
+    assert one.file == V0 and "is 66x66 while others are 64x64" in one.message
+
+
+def test_no_error_of_a_broken_file_ends_the_check(
+    whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([AttributeError("no codec"), RecursionError(), TypeError("x"), OverflowError()])
+
+    def fail(*_: object, **__: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr("foreframe.data.check.folder.check_video", fail)
+    for _ in range(2):
+        assert {(one.kind, one.file) for one in found(whole["raw"])} == {("unreadable", V0), ("unreadable", V1)}
 
 
 def test_several_faults_are_all_found(whole: dict[str, Path], tmp_path: Path) -> None:
@@ -537,6 +773,49 @@ def test_motion_tells_lag_and_sides(recordings: list[Recording]) -> None:
     rooms = recordings[12:]  # the training rooms, of one length
     others = [replace(one, states=other.states) for one, other in zip(rooms, rooms[1:] + rooms[:1], strict=True)]
     assert [one.fault for one in judge(others, hz=30)] == ["unrelated"]
+
+
+def turning_room(seed: int, count: int = 300) -> Recording:
+    """A robot that turns and nods all the time, and what its camera then sees, with some noise."""
+    rng = np.random.default_rng(seed)
+    smooth = [np.convolve(rng.normal(size=count + 40), np.hanning(41) / 20, "valid") for _ in range(2)]
+    states = np.zeros((count, 25), np.float32)
+    states[:, CHANNEL_INDEX["angular_velocity"]] = 0.5 * smooth[0]
+    states[:, CHANNEL_INDEX["neck_pitch"]] = 0.3 * smooth[1]
+    turned = (states[1:, CHANNEL_INDEX["angular_velocity"]] + states[:-1, CHANNEL_INDEX["angular_velocity"]]) / 60
+    nodded = np.diff(states[:, CHANNEL_INDEX["neck_pitch"]])
+    motion = rng.normal(0, 0.03, (count - 1, 5))
+    motion[:, 0] += 45 * turned
+    motion[:, 1] -= 45 * nodded
+    motion[:, 3:] = np.abs(motion[:, 3:])
+    return Recording(motion=motion.astype(np.float32), states=states, first_row=seed * count)
+
+
+def test_parts_of_a_shard(recordings: list[Recording]) -> None:
+    """Single recordings that lag, are exchanged, or have pictures twice in their middle; the others are left alone."""
+    assert find_stretches([recordings[12:]], [0], hz=30) == [[]]
+    assert find_stretches([recordings[:6], recordings[6:12]], [0, 0], hz=30) == [[], []]
+    rooms = [turning_room(index) for index in range(8)]
+    assert find_stretches([rooms], [0], hz=30) == [[]]
+    for lag in (-10, 3, 10):
+        lagging = [roll(one, lag) if index == 5 else one for index, one in enumerate(rooms)]
+        ((one,),) = find_stretches([lagging], [0], hz=30)
+        assert one.fault == "lag" and abs(one.lag - lag) <= 1 and one.confidence >= 0.99
+        assert one.first_row < 6 * 300 and one.end_row > 5 * 300
+    late = [one if index < 5 else roll(one, 5) for index, one in enumerate(rooms)]
+    ((one,),) = find_stretches([late], [5], hz=30)  # as a whole, the shard lags
+    assert one.lag == 5 and abs(one.first_row - 5 * 300) < 60 and one.end_row > 8 * 300 - 60
+    told = 0
+    for one, other in ((0, 1), (2, 6), (1, 4), (3, 5), (0, 7)):
+        swapped = list(rooms)
+        swapped[one] = replace(rooms[one], states=rooms[other].states)
+        swapped[other] = replace(rooms[other], states=rooms[one].states)
+        (apart,) = find_stretches([swapped], [0], hz=30)
+        accused = [(stretch.fault, stretch.first_row) for stretch in apart]
+        assert set(accused) <= {("unrelated", 300 * one), ("unrelated", 300 * other)}
+        told += len(accused)
+    assert told >= 5
+    assert find_stretches([], [], hz=30) == [] and find_stretches([[]], [0], hz=30) == [[]]
 
 
 def test_motion_says_nothing_of_little_or_still_data(recordings: list[Recording]) -> None:

@@ -353,3 +353,93 @@ def test_a_raw_test_split_becomes_a_tokenised_one(tmp_path: Path, tokens_encoder
     assert samples[1].tokens is not None
     assert torch.equal(samples[1].tokens, tokens_encoder.tokenizer.encode(video))
     assert torch.equal(samples[1].states[0], torch.from_numpy(states[1, :64]))
+
+
+def test_processes_that_count_themselves_differently_do_not_mix(raw: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from foreframe.cli import main; main(sys.argv[1:])"]
+    command += ["data", "encode", str(raw), "--out", str(tmp_path / "out"), "--size", "32"]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "RANK": rank, "WORLD_SIZE": size, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, size in (("0", "1"), ("1", "2"))
+    ]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert run(["data", "encode", str(raw), "--out", str(tmp_path / "one"), "--size", "32"]) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+
+
+def test_stopped_before_the_last_rename_it_is_still_the_same_work(
+    raw: Path, tmp_path: Path, tokens_encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_partial: Path, _out: Path) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foreframe.data.writer._appear", stop)
+        with pytest.raises(Stopped):
+            encode_folder(raw, tmp_path / "out", encoder=tokens_encoder)
+    other = TokenEncoder(tokenizer=tokens_encoder.tokenizer, weights="v" * 64, size=SIZE)
+    with pytest.raises(UsageError, match="unfinished work"):
+        encode_folder(raw, tmp_path / "out", encoder=other)
+    assert encode_folder(raw, tmp_path / "out", encoder=tokens_encoder)
+    assert encode_folder(raw, tmp_path / "whole", encoder=tokens_encoder)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_after_a_failure_the_same_place_takes_the_same_work_with_skipping(
+    raw: Path, tmp_path: Path, tokens_encoder: TokenEncoder
+) -> None:
+    broken_copy(raw, tmp_path / "broken", 0.5)
+    with pytest.raises(InputError, match=r"video_1\.mp4"):
+        encode_folder(tmp_path / "broken", tmp_path / "out", encoder=tokens_encoder)
+    assert encode_folder(tmp_path / "broken", tmp_path / "out", encoder=tokens_encoder, on_bad_shard="skip")
+    data = TokenDataset(tmp_path / "out")
+    assert list(data.skipped) == [1]
+    assert [data.source_shard(shard.index) for shard in data.layout.shards] == [0, 2]
+    assert list(describe(tmp_path / "out")["skipped"]) == ["1"]
+    with pytest.raises(InputError, match=r"video_1\.mp4"):
+        encode_folder(tmp_path / "broken", tmp_path / "other", encoder=tokens_encoder)
+
+
+def test_exchanged_latents_are_refused(raw: Path, tmp_path: Path, latents_encoder: LatentEncoder) -> None:
+    encoder = LatentEncoder(autoencoder=latents_encoder.autoencoder, weights="w", size=SIZE, stride=300)
+    out = tmp_path / "out"
+    assert encode_folder(raw, out, encoder=encoder)
+    (out / "clips_1.bin").rename(out / "kept")
+    (out / "clips_2.bin").rename(out / "clips_1.bin")
+    (out / "kept").rename(out / "clips_2.bin")
+    assert (out / "clips_1.bin").stat().st_size == (out / "clips_2.bin").stat().st_size
+    with pytest.raises(InputError, match=r"clips_1\.bin: holds the clips of another shard"):
+        LatentClips(out, expected={})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[" * 200_000, "cannot be read"), ('{"version": 2}', "is no description"), ('{"version": 1}', "version 1"),
+     ('{"version": 2, "kind": "latents"}', "is no description"), ("[]", "version None")],
+)  # fmt: skip
+def test_a_broken_description_is_one_line(
+    tmp_path: Path, content: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "encoding.json").write_text(content)
+    assert run(["data", "info", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("rank", "size"), [("0", "0"), ("5", "2"), ("x", "2"), ("0", "-1")])
+def test_odd_ranks_are_wrong_usage(
+    raw: Path, tmp_path: Path, rank: str, size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert run(["data", "encode", str(raw), "--out", str(tmp_path / "out")]) == 2
+    assert "start it with torchrun" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +32,8 @@ from foreframe.sim.branch import branch, load_snapshot, replay
 from foreframe.sim.camera import MASK_CLASSES
 from foreframe.sim.generate import run_episode
 from foreframe.sim.navigation import plan_path
+from foreframe.sim.recording import BEHAVIOURS, Recording
+from foreframe.sim.room import _HUES, _palette
 from foreframe.sim.simulator import EpisodeConfig, Simulator
 from foreframe.states import CHANNEL_INDEX, CHANNEL_NAMES
 
@@ -109,6 +116,15 @@ def test_splits_and_episodes_have_their_own_rooms():
     assert len(texts) == 6
 
 
+def test_no_wall_is_painted_with_another_splits_hues():
+    for split in ("train", "val", "test"):
+        for seed in range(30):
+            wall = _palette(np.random.default_rng(seed), split, "office").wall
+            hue = colorsys.rgb_to_hsv(*wall)[0]
+            homes = {name for name, bands in _HUES.items() for low, high in bands if low - 1e-6 <= hue <= high + 1e-6}
+            assert homes == {split}
+
+
 def _psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
 
@@ -172,6 +188,51 @@ def test_replay_is_bit_exact_and_other_commands_give_another_future():
     assert other.states[-1, 24] > again.states[-1, 24] + 0.1
 
 
+WRONG_COMMANDS = {
+    "one command": np.zeros(25),
+    "too narrow": np.zeros((3, 24)),
+    "not a number": np.full((3, 25), np.nan),
+    "infinite": np.full((3, 25), -np.inf),
+    "absurd": np.full((3, 25), 1e30),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COMMANDS)
+def test_wrong_commands_are_refused_before_a_step(name):
+    with Simulator(EpisodeConfig(seed=2), render=False) as simulator:
+        before = simulator.snapshot()
+        with pytest.raises(ValueError, match="command"):
+            replay(simulator, before, WRONG_COMMANDS[name], render=False)
+        assert np.array_equal(simulator.snapshot().physics, before.physics)
+    with pytest.raises(ValueError, match="command"):
+        branch(EpisodeConfig(seed=2), before, WRONG_COMMANDS[name], render=False)
+
+
+def test_a_simulation_that_breaks_down_is_no_future(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("foreframe.sim.branch.LARGEST", np.inf)
+    with Simulator(EpisodeConfig(seed=2), render=False) as simulator:
+        policy = Policy(simulator)
+        policy.begin()
+        start, commands = simulator.snapshot(), np.tile(policy.command, (3, 1))
+        commands[:, 23] = 1e4
+        with pytest.raises(ValueError, match=r"cannot follow these commands .*unstable"):
+            replay(simulator, start, commands, render=False)
+        assert np.array_equal(simulator.snapshot().physics, start.physics)
+        commands[:, 23] = 0
+        assert np.isfinite(replay(simulator, start, commands, render=False).states).all()
+    assert not list(tmp_path.iterdir())  # MuJoCo would leave a log
+
+
+def test_a_snapshot_of_another_room_is_refused():
+    with Simulator(EpisodeConfig(seed=2), render=False) as simulator:
+        snapshot = simulator.snapshot()
+        with pytest.raises(ValueError, match="in this room"):
+            simulator.restore(replace(snapshot, physics=snapshot.physics[:-7]))
+        with pytest.raises(ValueError, match="finite"):
+            replace(snapshot, physics=np.full_like(snapshot.physics, np.nan))
+
+
 def test_a_path_stays_clear_of_furniture():
     with Simulator(EpisodeConfig(seed=5), render=False) as simulator:
         room = simulator.room
@@ -203,7 +264,7 @@ def test_side_files_describe_every_frame(small):
     side = small / "sim"
     settings = json.loads((side / "config.json").read_text())
     records = [json.loads(line) for line in (side / "episodes.jsonl").read_text().splitlines()]
-    assert settings["seed"] == 4 and settings["version"] == 2 and "workers" not in settings
+    assert settings["seed"] == 4 and settings["version"] == 3 and "workers" not in settings
     assert [(r["segment"], r["shard"], r["first_frame"]) for r in records] == [(0, 0, 0), (1, 0, 21), (2, 1, 0)]
     for shard, rows in ((0, 42), (1, 21)):
         load = {name: np.load(side / f"{name}_{shard}.npy") for name in ("commands", "poses", "fixtures", "labels")}
@@ -219,12 +280,21 @@ def test_side_files_describe_every_frame(small):
             assert not load["poses"][own, len(record["object_names"]) :].any()
             doing = [name for start, name in record["behaviours"] if start <= 0]
             assert settings["behaviours"][load["labels"][own][0]] == doing[-1]
+    assert settings["behaviours"] == list(BEHAVIOURS)
     names = sorted(path.name for path in side.iterdir())
     kinds = ("commands", "fixtures", "labels", "masks", "poses", "snapshots")
     arrays = [
         f"{kind}_{shard}.np{'z' if kind in ('masks', 'snapshots') else 'y'}" for kind in kinds for shard in (0, 1)
     ]
     assert names == sorted([*arrays, "config.json", "episodes.jsonl"])
+
+
+def test_every_behaviour_in_the_source_has_a_label():
+    source = "".join(path.read_text() for path in Path(gl.__file__).parent.glob("*.py"))
+    names = set(re.findall(r'(?:\.start\(|_lead\(robot, station, name, )"(\w+)"', source))
+    assert names == set(BEHAVIOURS)
+    with pytest.raises(AssertionError, match="somersault"):
+        Recording().add(np.zeros(25, np.float32), {"behaviours": [(0, "drive"), (3, "somersault")]})
 
 
 def test_data_set_is_what_the_episodes_give(small):
@@ -260,6 +330,67 @@ def test_snapshots_that_are_not_there(small, tmp_path):
         load_snapshot(small, 0, 20)
     with pytest.raises(InputError, match="simulate it again"):
         load_snapshot(tmp_path, 0, 0)
+
+
+def _rewrite(path: Path, **changes) -> None:
+    """Change some of a snapshots file's arrays; None leaves one out."""
+    with np.load(path) as file:
+        arrays = {**file, **changes}
+    np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def _set(path: Path, **changes) -> None:
+    settings = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not None}))
+
+
+def _flip(path: Path, start: float) -> None:
+    content = bytearray(path.read_bytes())
+    begin = int(start * len(content))
+    content[begin : begin + 40] = bytes(255 - value for value in content[begin : begin + 40])
+    path.write_bytes(content)
+
+
+FAULTS = {
+    "no settings": lambda side: (side / "config.json").unlink(),
+    "settings are a list": lambda side: (side / "config.json").write_text("[]"),
+    "settings are not text": lambda side: (side / "config.json").write_bytes(b"\xff\xfe"),
+    "no seed": lambda side: _set(side / "config.json", seed=None),
+    "seed is text": lambda side: _set(side / "config.json", seed="four"),
+    "seed is negative": lambda side: _set(side / "config.json", seed=-4),
+    "unknown split": lambda side: _set(side / "config.json", split="dev"),
+    "unhashable split": lambda side: _set(side / "config.json", split=["val"]),
+    "wrong size": lambda side: _set(side / "config.json", size=100),
+    "empty file": lambda side: (side / "snapshots_0.npz").write_bytes(b""),
+    "cut": lambda side: os.truncate(side / "snapshots_0.npz", 5000),
+    "bits turned": lambda side: _flip(side / "snapshots_0.npz", 0.5),
+    "header turned": lambda side: _flip(side / "snapshots_0.npz", 0.0),
+    "an array missing": lambda side: _rewrite(side / "snapshots_0.npz", noise=None),
+    "no moments": lambda side: _rewrite(side / "snapshots_0.npz", frame=np.zeros(0, np.int64)),
+    "flat physics": lambda side: _rewrite(side / "snapshots_0.npz", physics=np.zeros(3)),
+    "other physics": lambda side: _rewrite(side / "snapshots_0.npz", physics=np.full((3, 9999), np.nan)),
+    "short noise": lambda side: _rewrite(side / "snapshots_0.npz", noise=np.zeros((3, 4), np.uint64)),
+    "odd noise": lambda side: _rewrite(side / "snapshots_0.npz", noise=np.full((3, 6), 1 << 40, np.uint64)),
+    "infinite exposure": lambda side: _rewrite(side / "snapshots_0.npz", exposure=np.full(3, np.inf)),
+    "negative size": lambda side: _rewrite(side / "snapshots_0.npz", physics_size=np.full(3, -1)),
+    "negative segment": lambda side: _rewrite(side / "snapshots_0.npz", segment=np.full(3, -1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_broken_snapshots_are_one_line(small, tmp_path, fault):
+    shutil.copytree(small / "sim", tmp_path / "sim")
+    FAULTS[fault](tmp_path / "sim")
+    with pytest.raises(InputError, match=r"holds no readable snapshots of shard 0 .*; simulate it again") as caught:
+        load_snapshot(tmp_path, 0, 34)
+    assert "\n" not in str(caught.value)
+
+
+def test_snapshots_of_an_older_generator_are_refused(small, tmp_path):
+    shutil.copytree(small / "sim", tmp_path / "sim")
+    _set(tmp_path / "sim" / "config.json", version=1)
+    with pytest.raises(InputError, match="made by evesim 1"):
+        load_snapshot(tmp_path, 0, 34)
 
 
 def test_masks_show_the_robot_and_what_moves(small):
@@ -314,22 +445,108 @@ def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
     assert _contents(tmp_path / "out") == _contents(small)
 
 
-def test_an_interrupted_run_is_finished_by_the_same_command_with_other_workers(small, tmp_path):
+def test_an_early_stop_leaves_nothing_and_the_folder_free_for_other_settings(small, tmp_path):
     def stop(done: int, total: int) -> None:
-        if done >= 5:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
-    config = replace(SMALL, workers=2)
-    with pytest.raises(KeyboardInterrupt):
-        simulate(tmp_path / "out", config, progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] in ([], [".out.partial"])
-    simulate(tmp_path / "out", config)
+    for config in (replace(SMALL, workers=2), replace(SMALL, seed=5, split="val", workers=1)):
+        with pytest.raises(KeyboardInterrupt):
+            simulate(tmp_path / "new" / "out", config, progress=stop)
+        assert not list(tmp_path.iterdir())
+    simulate(tmp_path / "out", replace(SMALL, workers=2))
     assert _contents(tmp_path / "out") == _contents(small)
 
 
-@pytest.mark.parametrize("change", [{"episodes": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seed": -1}])
+def test_a_stop_after_a_whole_shard_keeps_it(tmp_path):
+    def stop(done: int, total: int) -> None:
+        if done > 3:
+            raise KeyboardInterrupt
+
+    config = SimulateConfig(episodes=2, seconds=0.1, lead_in=0, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "out", config, progress=stop)
+    (partial,) = tmp_path.iterdir()
+    assert [path.name for path in partial.rglob("metadata_*.json")] == ["metadata_0.json"]
+
+
+LONG_RUN = (
+    "import pathlib, sys\n"
+    "from foreframe.sim import SimulateConfig, simulate\n"
+    "def progress(done, total):\n"
+    "    print('frame', flush=True)\n"
+    "if __name__ == '__main__':\n"
+    "    config = SimulateConfig(episodes=2, seconds=600, lead_in=0, workers=2)\n"
+    "    simulate(pathlib.Path(sys.argv[1]), config, progress=progress)\n"
+)
+
+
+@pytest.fixture
+def long_run(tmp_path):
+    """A simulation over two processes in a process group of its own, and the folder that it writes to."""
+    (tmp_path / "run.py").write_text(LONG_RUN)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    command = [sys.executable, str(tmp_path / "run.py"), str(folder / "out")]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield process, folder
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+@pytest.mark.parametrize("while_rendering", [False, True])
+def test_ctrl_c_twice_ends_soon_and_leaves_nothing(long_run, while_rendering):
+    process, folder = long_run
+    if while_rendering:
+        assert process.stdout.readline()
+    else:
+        while not list(folder.iterdir()):
+            time.sleep(0.01)
+        time.sleep(0.1)  # the workers are being started
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    # Also waits until the workers, who hold the other end of the pipes, are gone.
+    _, said = process.communicate(timeout=10)
+    assert process.returncode not in (0, None)
+    assert said.decode().count("Traceback") == 1  # the script's own, for it does not catch it
+    assert "KeyboardInterrupt" in said.decode()
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_worker_is_one_clear_error(long_run):
+    process, folder = long_run
+    assert process.stdout.readline()
+    children = [
+        int(path.name) for path in Path("/proc").iterdir()
+        if path.name.isdigit() and b"spawn_main" in _command_line(path)
+        and (path / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(process.pid)
+    ]  # fmt: skip
+    os.kill(children[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=10)
+    assert "InputError: a worker process was killed" in said.decode()
+    assert not list(folder.iterdir())
+
+
+def _command_line(path: Path) -> bytes:
+    try:
+        return (path / "cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
+WRONG_SETTINGS = (
+    {"episodes": 0}, {"episodes_per_shard": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seconds": np.nan},
+    {"seconds": np.inf}, {"lead_in": -1}, {"lead_in": np.nan}, {"lead_in": np.inf}, {"crf": 52}, {"crf": -1},
+    {"seed": -1}, {"seed": 1 << 32}, {"workers": -1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG_SETTINGS, ids=str)
 def test_wrong_settings_are_usage_errors(change):
-    with pytest.raises(UsageError, match="must"):
+    (name,) = change
+    with pytest.raises(UsageError, match=f"^{name.replace('_', '-')} must [^\n]*$"):
         SimulateConfig(**change)
 
 
@@ -342,11 +559,46 @@ def test_no_opengl_is_one_line_that_names_the_packages(monkeypatch):
 
 
 def test_opengl_choice(monkeypatch):
+    tried = []
+
+    def probe(backend: str) -> bool:
+        tried.append(backend)
+        return backend in ("chosen", "osmesa")
+
+    monkeypatch.setattr(gl, "probe", probe)
+    monkeypatch.delitem(sys.modules, "mujoco.rendering.classic.gl_context", raising=False)  # else loaded for OSMesa
+    monkeypatch.setenv("FOREFRAME_GL_TRIED", "")
     monkeypatch.setenv("MUJOCO_GL", "chosen")
-    assert gl.ensure_gl() == "chosen"
+    assert gl.ensure_gl() == gl.ensure_gl() == "chosen"
+    assert tried == ["chosen"]
     monkeypatch.setenv("MUJOCO_GL", "")
-    monkeypatch.setattr(gl, "probe", lambda backend: backend == "osmesa")
-    assert gl.ensure_gl() == "osmesa"
+    assert gl.ensure_gl() == gl.ensure_gl() == "osmesa"
+    assert tried == ["chosen", "egl", "osmesa"]
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(UsageError, match=r"^MUJOCO_GL=nonsense: cannot render here; unset it[^\n]*$"):
+        gl.ensure_gl()
+
+
+def test_states_alone_need_no_opengl(monkeypatch):
+    def refuse() -> str:
+        raise UsageError("no OpenGL")
+
+    monkeypatch.setattr(gl, "ensure_gl", refuse)
+    config = EpisodeConfig(seed=2)
+    assert len(_states(config, 2)) == 2
+    with Simulator(config, render=False) as simulator:
+        snapshot = simulator.snapshot()
+    assert branch(config, snapshot, np.zeros((1, 25)), render=False).frames is None
+    with pytest.raises(UsageError, match="no OpenGL"):
+        Simulator(config)
+
+
+def test_a_value_that_stops_mujocos_import_is_one_line():
+    script = "from foreframe.sim.simulator import *; Simulator(EpisodeConfig(), render=False)"
+    environment = {**os.environ, "MUJOCO_GL": "nonsense"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "UsageError: MuJoCo cannot be imported (" in done.stderr.splitlines()[-1]
 
 
 def test_import_is_light():

@@ -149,16 +149,16 @@ def _simulate(arguments: list[str]) -> int:
     with _progress("simulate", "frames") as progress:
         simulate(options.out, options.config, progress=progress)
     print(f"wrote {options.out}")
-    if options.config.seconds * 30 > 60:
+    if options.config.frames_per_episode > 60:
         print(_copy_last_line(_copy_last(options.out)))
     return 0
 
 
-def _copy_last(folder: Path) -> dict[str, Any]:
+def _copy_last(folder: Path, on_bad_shard: Literal["raise", "skip"] = "raise") -> dict[str, Any]:
     from foreframe.data.describe import copy_last_psnr, distribution
 
     with _progress("copy last", "pairs") as progress:
-        values = copy_last_psnr(folder, progress=progress)
+        values = copy_last_psnr(folder, on_bad_shard=on_bad_shard, progress=progress)
     if not len(values):
         raise InputError(f"{folder}: no recording has two frames 60 apart to compare")
     return distribution(values)
@@ -192,7 +192,7 @@ def _info(arguments: list[str]) -> int:
 
     facts = describe(options.folder, on_bad_shard=options.on_bad_shard)
     if options.copy_last:
-        facts["copy_last"] = _copy_last(options.folder)
+        facts["copy_last"] = _copy_last(options.folder, options.on_bad_shard)
     if options.json:
         print(json.dumps(facts, indent=1))
         return 0
@@ -246,7 +246,7 @@ class SheetOptions:
     folder: Positional[Path]
     """Raw dataset folder."""
     out: Path = Path("sheet.png")
-    """Picture to write, PNG."""
+    """Picture to write: .png, .jpg or .webp."""
     rows: int = 8
     """Recordings, a row each."""
     columns: int = 6
@@ -259,11 +259,12 @@ def _sheet(arguments: list[str]) -> int:
     options = _parse(SheetOptions, arguments, prog="foreframe data sheet")
     if min(options.rows, options.columns, options.size) < 1:
         raise UsageError("sheet: rows, columns and size must be at least 1")
+    if options.out.suffix not in (".png", ".jpg", ".webp"):
+        raise UsageError(f"{options.out}: is no .png, .jpg or .webp; name a picture with --out")
     from foreframe.data.describe import contact_sheet
 
-    contact_sheet(options.folder, rows=options.rows, columns=options.columns, size=options.size).save(
-        options.out, format="PNG"
-    )
+    sheet = contact_sheet(options.folder, rows=options.rows, columns=options.columns, size=options.size)
+    sheet.save(options.out, quality=90)
     print(f"wrote {options.out}")
     return 0
 
@@ -306,7 +307,9 @@ def _encode(arguments: list[str]) -> int:
     found = {root for split in splits if (root := find_split(options.folder, split, kind="raw"))}
     if not found:
         raise InputError(f"{options.folder}: holds no dataset folder, nor any named train, val or test")
-    share = Share(rank=int(os.environ.get("RANK", "0")), num_ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    share = Share(rank=_from_environment("RANK", 0), num_ranks=_from_environment("WORLD_SIZE", 1))
+    if not 0 <= share.rank < share.num_ranks:
+        raise UsageError(f"RANK {share.rank} is not below WORLD_SIZE {share.num_ranks}; start it with torchrun")
     for root in sorted(found):
         encoder = _encoder(options, root)
         out = options.out if root == options.folder else options.out / root.name
@@ -326,6 +329,13 @@ def _encode(arguments: list[str]) -> int:
     return 0
 
 
+def _from_environment(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise UsageError(f"{name} is {value!r} in the environment, not a whole number; start it with torchrun")
+    return int(value)
+
+
 def _encoder(options: EncodeOptions, raw: Path) -> Any:
     """What `--encoder` names, ready to use on this process's device."""
     import torch
@@ -339,7 +349,7 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
     if folder := autoencoder_folder(Path(options.encoder)):
         from foreframe.data.raw import RawDataset
 
-        size = options.size or RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size
+        size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
             autoencoder=VideoAutoencoder.load(folder).to(torch.device(device)),
             weights=autoencoder_hash(folder),
@@ -350,7 +360,9 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
         )
     weights = find_weights(options.encoder)
     tokenizer = load_model(weights, VideoTokenizer).to(device)
-    return TokenEncoder(tokenizer=tokenizer, weights=weights_hash(weights), size=options.size or 128)
+    return TokenEncoder(
+        tokenizer=tokenizer, weights=weights_hash(weights), size=128 if options.size is None else options.size
+    )
 
 
 def _train(arguments: list[str]) -> int:

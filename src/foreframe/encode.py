@@ -13,11 +13,12 @@ from foreframe.batch import Batch, ClipId, collate, to_video
 from foreframe.data.clips import CLIP_FRAMES, clip_ids, frame_indices, state_window
 from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
 from foreframe.data.integrity import check_rows
-from foreframe.data.latents import LatentShardWriter, record_type, shard_file
-from foreframe.data.layout import TOKEN_SAMPLE_STATES
+from foreframe.data.latents import LatentClips, LatentShardWriter, record_type, shard_file
+from foreframe.data.layout import TOKEN_SAMPLE_STATES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_windows
 from foreframe.data.writer import (
+    locked,
     one_at_a_time,
     resumable_folder,
     write_metadata,
@@ -66,7 +67,7 @@ class TokenEncoder:
 
     def describe(self) -> dict[str, object]:
         """What decides the tokens, for `encoding.json`."""
-        if self.size % CELL:
+        if self.size < CELL or self.size % CELL:
             raise InputError(
                 f"frames of {self.size} pixels do not divide into cells of {CELL}; choose a multiple of {CELL}"
             )
@@ -96,6 +97,8 @@ class LatentEncoder:
 
     def describe(self) -> dict[str, object]:
         """What decides the latents, for `encoding.json`."""
+        if self.stride < 1 or self.size < 1:
+            raise InputError(f"stride {self.stride} and size {self.size} must be at least 1")
         indices = frame_indices(self.frames).tolist()
         return {
             "kind": "latents",
@@ -138,7 +141,7 @@ def encode_folder(
     dataset = RawDataset(raw, on_bad_shard=on_bad_shard)
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
-    identity = {**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}
+    identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     with resumable_folder(out, identity=identity, rank=share.rank) as partial:
         work = _Work(dataset, partial, on_bad_shard=on_bad_shard)
         mine = [shard for shard in dataset.layout.shards if shard.index % share.num_ranks == share.rank]
@@ -155,22 +158,30 @@ def encode_folder(
 
 def tokens_of(raw: Path, *, cache: Path, encoder: TokenEncoder, on_bad_shard: OnBadShard = "raise") -> Path:
     """The tokenised copy of `raw` under `cache`, made now unless it is there; never another data's or tokenizer's."""
-    wanted = {**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}
+    wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     source = str(wanted["source_fingerprint"])
     out = cache / f"tokens-{source[:12]}-{encoder.weights[:12]}-{encoder.size}"
     if not out.exists():
         encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
-    require_encoding(out, wanted)
+    encoding = require_encoding(out, wanted)
+    if on_bad_shard == "raise" and encoding["skipped"]:
+        raise InputError(next(iter(encoding["skipped"].values())))
     return out
 
 
 def is_encoding_of(
     out: Path, raw: Path, *, encoder: TokenEncoder | LatentEncoder, on_bad_shard: OnBadShard = "raise"
 ) -> bool:
-    """Whether `out` holds just that data as that encoder gives it."""
+    """Whether `out` holds just that data as that encoder gives it, every file in its size."""
     encoding = read_encoding(out) or {}
-    expected = json.loads(json.dumps({**describe_source(raw, on_bad_shard=on_bad_shard), **encoder.describe()}))
-    return all(encoding.get(key) == value for key, value in expected.items())
+    expected = json.loads(json.dumps({**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}))
+    if any(encoding.get(key) != value for key, value in expected.items()):
+        return False
+    if isinstance(encoder, LatentEncoder):
+        LatentClips(out, expected=expected)
+    else:
+        find_layout(out)
+    return on_bad_shard == "skip" or not encoding["skipped"]
 
 
 def check_encoding(root: Path, *, weights: str) -> None:
@@ -204,19 +215,21 @@ class _Work:
 
     def encode(self, shard: Shard, encoder: TokenEncoder | LatentEncoder, ticks: _Ticks) -> None:
         """Make one shard unless it is there."""
-        if self._is_done(shard, encoder):
-            ticks.add(shard.num_frames)
-            return
-        try:
-            check_rows(shard)
-            if isinstance(encoder, TokenEncoder):
-                self._tokens(shard, encoder, ticks)
-            else:
-                self._latents(shard, encoder, ticks)
-        except InputError as error:
-            if self.on_bad_shard == "raise":
-                raise
-            write_whole(self._mark(shard), str(error).encode())
+        # Processes that count themselves differently must still never write one shard together.
+        with locked(self.root / f".rank-shard-{shard.index}.lock"):
+            if self._is_done(shard, encoder):
+                ticks.add(shard.num_frames)
+                return
+            try:
+                check_rows(shard)
+                if isinstance(encoder, TokenEncoder):
+                    self._tokens(shard, encoder, ticks)
+                else:
+                    self._latents(shard, encoder, ticks)
+            except InputError as error:
+                if self.on_bad_shard == "raise":
+                    raise
+                write_whole(self._mark(shard), str(error).encode())
 
     def is_whole(self, encoder: TokenEncoder | LatentEncoder) -> bool:
         """Whether every shard of every rank is made or known to be broken."""
@@ -247,7 +260,7 @@ class _Work:
         return self.root / f".tokens-{shard.index}.whole.partial"
 
     def _is_bad(self, shard: Shard) -> bool:
-        return self._mark(shard).is_file()
+        return self.on_bad_shard == "skip" and self._mark(shard).is_file()
 
     def _is_done(self, shard: Shard, encoder: TokenEncoder | LatentEncoder) -> bool:
         if self._is_bad(shard):

@@ -204,7 +204,7 @@ class TokenClips:
     @property
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
-        return self.dataset.layout.skipped
+        return self.dataset.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 6, grid, grid) int64; states (1, num_states, 25)."""
@@ -236,7 +236,7 @@ class TokenSamples:
     @property
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
-        return self.dataset.layout.skipped
+        return self.dataset.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 3, grid, grid) int64; states (1, 64, 25), all valid."""
@@ -260,7 +260,7 @@ class VideoSamples:
     @property
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
-        return self.dataset.layout.skipped
+        return self.dataset.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, 17, H, W) float32 in [-1, 1]; states (1, 77, 25), all valid."""
@@ -312,7 +312,7 @@ class VideoClips:
     @property
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
-        return self.dataset.layout.skipped
+        return self.dataset.skipped
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""

@@ -48,8 +48,8 @@ def describe(root: Path, *, on_bad_shard: OnBadShard = "raise") -> dict[str, Any
         "hz": layout.hz,
         "minutes": round(layout.num_images / layout.hz / 60, 2),
     }
-    if layout.skipped:
-        facts["skipped"] = {str(index): reason for index, reason in layout.skipped.items()}
+    if dataset.skipped:
+        facts["skipped"] = {str(index): reason for index, reason in dataset.skipped.items()}
     if isinstance(dataset, RawDataset):
         height, width = dataset.frames(layout.shards[0].index, [0]).shape[1:3]
         facts["frame_size"] = f"{width}x{height}"
@@ -91,14 +91,18 @@ def _describe_latents(root: Path, encoding: dict[str, Any]) -> dict[str, Any]:
 
 
 def copy_last_psnr(
-    root: Path, *, size: int | None = None, progress: Callable[[int, int], None] | None = None
+    root: Path,
+    *,
+    size: int | None = None,
+    on_bad_shard: OnBadShard = "raise",
+    progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """PSNR in dB between frames 60 apart, over each recording of a raw folder, one after the other.
 
     What a predictor scores that repeats the last observed frame: the number to know before any model's. Frames are
     box-downsampled to `size` if given.
     """
-    dataset = RawDataset(root)
+    dataset = RawDataset(root, on_bad_shard=on_bad_shard)
     values = [np.empty(0)]
     pairs = list(_pairs(dataset))
     for done, (shard, first) in enumerate(pairs):

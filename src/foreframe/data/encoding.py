@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 ENCODING_FILE = "encoding.json"
 """Beside tokens or latents that were made here: by which weights, from what. 1X's own folders have none."""
 ENCODING_VERSION = 2
+_ALWAYS = {"version", "kind", "source_fingerprint", "weights_sha256", "frame_size", "simulated", "skipped"}
+ENCODING_KEYS = {
+    "tokens": _ALWAYS | {"vocab_size", "source_shards"},
+    "latents": _ALWAYS | {"frame_indices", "clip_stride", "dtype", "latent_shape", "num_states", "clips"},
+}
+"""What the side file must hold, by its kind."""
 
 
 def describe_source(raw: Path, *, on_bad_shard: OnBadShard) -> dict[str, object]:
@@ -25,7 +31,6 @@ def describe_source(raw: Path, *, on_bad_shard: OnBadShard) -> dict[str, object]
         "version": ENCODING_VERSION,
         "source_fingerprint": fingerprint(raw, on_bad_shard=on_bad_shard),
         "simulated": is_simulated(raw),
-        "on_bad_shard": on_bad_shard,
     }
 
 
@@ -36,7 +41,7 @@ def read_encoding(root: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != ENCODING_VERSION:
@@ -44,6 +49,10 @@ def read_encoding(root: Path) -> dict[str, Any] | None:
             f"{path}: describes an encoding of version {version!r}, this build reads {ENCODING_VERSION}; encode the "
             "video again into another folder"
         )
+    needed = ENCODING_KEYS.get(str(content.get("kind")), {"kind"})
+    if content.get("kind") not in ENCODING_KEYS or not needed <= content.keys():
+        missing = ", ".join(sorted(needed - content.keys())) or f"kind {content['kind']!r} unknown"
+        raise InputError(f"{path}: is no description of tokens or latents ({missing}); encode the video again")
     return content
 
 

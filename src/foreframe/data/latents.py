@@ -4,8 +4,8 @@
     ├── encoding.json    which frames of which data, by which weights, in which precision; the records' shape
     └── clips_{i}.bin    one record after the other, for the clips of shard i in order
 
-A record is `start` int64, `segment` int64, `states` float32 (77, 25), `states_valid` uint8 (77,) and `latents`
-(C, F, h, w) in the precision that `dtype` names (bfloat16 as its 16 bits), little endian and without gaps.
+A record is `shard`, `start` and `segment`, int64 each, `states` float32 (77, 25), `states_valid` uint8 (77,) and
+`latents` (C, F, h, w) in the precision that `dtype` names (bfloat16 as its 16 bits), little endian and without gaps.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def record_type(shape: Sequence[int], *, num_states: int, dtype: LatentDtype) ->
     """Layout of one clip's record; `shape` is that of its latents, (C, F, h, w)."""
     return np.dtype(
         [
+            ("shard", "<i8"),
             ("start", "<i8"),
             ("segment", "<i8"),
             ("states", "<f4", (num_states, NUM_CHANNELS)),
@@ -73,6 +74,7 @@ class LatentShardWriter:
     def append(self, batch: Batch, latents: torch.Tensor, *, dtype: LatentDtype) -> None:
         """Write the clips of `batch` with their latents (B, C, F, h, w)."""
         records = np.zeros(len(batch), dtype=self._record)
+        records["shard"] = [clip.shard for clip in batch.clips]
         records["start"] = [clip.start for clip in batch.clips]
         records["segment"] = [clip.segment for clip in batch.clips]
         records["states"] = batch.states.numpy()
@@ -109,6 +111,8 @@ class LatentClips:
         num_clips = 0
         for shard, count in ((int(key), int(value)) for key, value in self.encoding["clips"].items()):
             records = self._records(shard, count)
+            if (records["shard"] != shard).any():
+                raise InputError(f"{shard_file(root, shard)}: holds the clips of another shard; encode the video again")
             self._first[shard] = num_clips
             num_clips += count
             pieces.append((shard, records["start"], records["segment"]))

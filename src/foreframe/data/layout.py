@@ -187,7 +187,8 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
         raise InputError(_not_a_dataset(root))
     kind, style = _kind_and_style(root)
     num_videos = sum(1 for _ in _videos(root, kind, style))
-    hz, num_shards, num_images = _read_metadata(path) if described else (30.0, num_videos, None)
+    num_states = sum(1 for pattern in ("states_*.bin", "*states/states_*.bin") for _ in root.glob(pattern))
+    hz, num_shards, num_images = _read_metadata(path) if described else (30.0, max(num_videos, num_states), None)
     if num_shards > num_videos + _MOST_MISSING:
         raise InputError(f"{path}: num_shards is {num_shards} but there are {num_videos} videos; {FETCH_AGAIN}")
     states_folder = _existing_folder(root, _STATES_FOLDERS) if style == "subfolders" else ""
@@ -238,7 +239,7 @@ def _read_metadata(path: Path) -> tuple[float, int, int]:
     num_shards = _whole_number(metadata, "num_shards", path, least=1)
     num_images = _whole_number(metadata, "num_images", path, least=1)
     hz = metadata.get("hz")
-    if isinstance(hz, bool) or not isinstance(hz, (int, float)) or not 0 < hz < math.inf:
+    if isinstance(hz, bool) or not isinstance(hz, (int, float)) or not 0 < hz < 1e4:
         raise InputError(f"{path}: hz is {hz!r}, expected frames per second such as 30")
     return float(hz), num_shards, num_images
 
@@ -436,7 +437,7 @@ def _token_grid(shard: Shard, grid: int | None) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); {FETCH_AGAIN}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: is not a JSON object; {FETCH_AGAIN}")

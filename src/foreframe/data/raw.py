@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from foreframe.data.integrity import without_broken
+from foreframe.data.integrity import check_rows, without_broken
 from foreframe.data.layout import find_layout
 from foreframe.data.video import VideoIndex, VideoReader
 from foreframe.errors import InputError
@@ -46,6 +46,16 @@ class RawDataset:
         self._process = os.getpid()
         if on_bad_shard == "skip":
             self.layout = without_broken(self.layout, also=lambda shard: self.video_index(shard.index))
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Shards left out, and why."""
+        return self.layout.skipped
+
+    def check(self) -> None:
+        """Read every state row and segment id; `InputError` on the first that is broken."""
+        for shard in self.layout.shards:
+            check_rows(shard)
 
     def states(self, shard: int) -> npt.NDArray[np.float32]:
         """State rows (N, 25) of a shard, or (samples, 77, 25), mapped into memory."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreframe.data.encoding import read_encoding
 from foreframe.data.integrity import check_rows, without_broken
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS, find_layout
 from foreframe.errors import InputError
@@ -31,6 +32,20 @@ class TokenDataset:
         self.grid: int = self.layout.grid
         """Side of a token grid: 32 in 1X's data."""
         self._on_bad_shard: OnBadShard = on_bad_shard
+        self.encoding = read_encoding(root)
+        """What `encoding.json` says of how the tokens were made; None for 1X's own."""
+        if on_bad_shard == "skip":
+            self.layout = without_broken(self.layout)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Shards left out, now or when the video was encoded, and why."""
+        encoded = (self.encoding or {}).get("skipped", {})
+        return {**{int(shard): str(reason) for shard, reason in encoded.items()}, **self.layout.skipped}
+
+    def source_shard(self, shard: int) -> int:
+        """Number of the raw shard that a shard was encoded from."""
+        return shard if self.encoding is None else int(self.encoding["source_shards"][shard])
 
     def tokens(self, shard: int) -> npt.NDArray[np.int32]:
         """Token blocks (ceil(N/17), 3, grid, grid) of a shard; the last may stand for fewer than 17 real frames."""

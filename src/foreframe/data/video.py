@@ -426,8 +426,12 @@ def _open(path: Path) -> InputContainer:
     if not container.streams.video:
         container.close()
         raise InputError(f"{path}: holds no video stream")
+    context: Any = container.streams.video[0].codec_context
+    if context is None:
+        container.close()
+        raise InputError(f"{path}: holds video in a form that cannot be decoded; fetch it again, or write it as H.264")
     # More threads would keep several frames in flight per open file; loaders run many readers side by side instead.
-    container.streams.video[0].codec_context.thread_count = 1
+    context.thread_count = 1
     return container
 
 

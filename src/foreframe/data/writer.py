@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -48,7 +49,7 @@ def atomic_folder(out: Path) -> Generator[Path, None, None]:
     place cannot be used. A killed process can leave a hidden `.NAME.partial-*` folder, never a half-written `out`.
     """
     out = Path(os.path.realpath(out))
-    partial = out.parent / f".{out.name[:64]}.partial-{secrets.token_hex(4)}"
+    partial = out.parent / f".{_short(out.name)}.partial-{secrets.token_hex(4)}"
     with _made_parents(out) as made:
         _refuse_used(out)
         partial.mkdir()
@@ -75,25 +76,37 @@ def resumable_folder(out: Path, *, identity: Mapping[str, object], rank: int = 0
         rank: Number of this process among several that fill one folder; each rank is held by one process at a time.
     """
     out = Path(os.path.realpath(out))
-    partial = out.parent / f".{out.name[:64]}.partial"
+    partial = out.parent / f".{_short(out.name)}.partial"
     with _made_parents(out) as made:
         _refuse_used(out)
         partial.mkdir(exist_ok=True)
     with ExitStack() as stack:
         stack.callback(_drop_if_unused, partial, made)
         _hold(stack, partial / f".rank-{rank}.lock", f"{out}: another process is writing it just now; let it end")
-        _same_work(partial, identity)
+        with ExitStack() as one_at_a_time:
+            _hold(one_at_a_time, partial / ".rank-any.lock", None)
+            _same_work(partial, identity)
         yield partial
         if not (partial / "metadata.json").is_file():
             return
         try:
-            for path in (*partial.rglob(".*.partial"), *partial.glob(".rank-*.lock"), partial / _IDENTITY_FILE):
-                path.unlink(missing_ok=True)
             _appear(partial, out)
-        except (FileNotFoundError, UsageError):
+        except UsageError:
             # The rank that finished at the same moment was quicker.
             if partial.exists() or not out.exists():
                 raise
+            return
+        # Only now: killed before the rename, the work must still be known as what it is.
+        for path in (*out.rglob(".*.partial"), *out.glob(".rank-*.lock"), out / _IDENTITY_FILE):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None, None, None]:
+    """Wait until no other process holds this lock file, then hold it; it vanishes with the unfinished folder."""
+    with ExitStack() as stack:
+        _hold(stack, path, None)
+        yield
 
 
 @contextmanager
@@ -111,6 +124,11 @@ def one_at_a_time(partial: Path) -> Generator[bool, None, None]:
 def shard_is_written(root: Path, index: int, *, kind: Kind, style: Style) -> bool:
     """Whether a shard's metadata file, which is written last, is there."""
     return shard_files(root, index, kind=kind, style=style).metadata.is_file()
+
+
+def _short(name: str) -> str:
+    """Leave room for what is put around the name: file systems end at 255 bytes."""
+    return name if len(name.encode()) <= 200 else hashlib.sha256(name.encode()).hexdigest()
 
 
 _IDENTITY_FILE = ".work.json"
@@ -149,7 +167,8 @@ def _hold(stack: ExitStack, path: Path, taken: str | None) -> None:
 def _drop_if_unused(partial: Path, made: list[Path]) -> None:
     """Work that ended before anything was written leaves no folder behind."""
     own = re.compile(rf"\.rank-.*\.lock|{re.escape(_IDENTITY_FILE)}")
-    if partial.is_dir() and all(own.fullmatch(path.name) for path in partial.iterdir()):
+    there = [path for path in partial.rglob("*") if path.is_file() and not own.fullmatch(path.name)]
+    if partial.is_dir() and not any(path.stat().st_size for path in there):
         shutil.rmtree(partial, ignore_errors=True)
         _remove_empty(made)
 

@@ -41,11 +41,13 @@ class BehaviourConfig:
         ("push", 0.04),
         ("gesture", 0.05),
         ("look", 0.05),
-        ("rest", 0.28),
+        ("rest", 0.34),
     )
     """What it does at a work surface, with weights."""
     actions_per_stop: tuple[int, int] = (4, 6)
     """Fewest and most actions before it drives on."""
+    shifts: float = 0.3
+    """How often it shifts its stance between two actions, as a share."""
 
 
 SKILLS: dict[str, Callable[[Robot, Station], Iterator[Vector]]] = {
@@ -108,6 +110,8 @@ class Policy:
                     else:
                         yield from self._do(str(name))
                     yield from robot.wait(robot.rng.exponential(0.9))
+                    if robot.rng.random() < self.config.shifts:
+                        yield from robot.shift(self._station)
             else:
                 yield from self._do(str(robot.rng.choice(["look", "rest", "gesture"])))
             target = self._elsewhere(work=False)

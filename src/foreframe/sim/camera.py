@@ -44,8 +44,6 @@ class Sensor:
     """
 
     def __init__(self, config: CameraConfig, *, size: int, noise: np.random.Generator) -> None:
-        if size not in (RENDER_SIZE // 2, RENDER_SIZE):
-            raise ValueError(f"frames are {RENDER_SIZE // 2} or {RENDER_SIZE} pixels wide, not {size}")
         self._config, self._size, self._noise = config, size, noise
         side = RENDER_SIZE // 2
         # Grey noise with a little colour, drawn once, shown at a random offset: a fresh draw costs 10 % of a frame.

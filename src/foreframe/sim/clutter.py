@@ -51,7 +51,7 @@ def clutter(s: Scene, x: float, y: float, z: float, room: float, *, solid: bool 
         s.cylinder(x, y, z, radius, height, look, solid=solid)
         if kind == "mug":
             s.cylinder(x, y, z + height, radius * 0.86, 0.001, (0.2, 0.14, 0.1))
-            s.geom("capsule", (x + radius + 0.012, y, z + height / 2), (0.007, height * 0.25), look)
+            s.geom("capsule", (x + radius + 0.004, y, z + height / 2), (0.007, height * 0.25), look)
     elif kind == "pile":
         for level in range(int(r.integers(2, 6))):
             s.box(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from foreframe.sim import furniture, workplaces
 from foreframe.sim.clutter import clutter, fill
 from foreframe.sim.fixtures import Chest, Fixture, build_chest, draw_chest
+from foreframe.sim.navigation import distance_to
 from foreframe.sim.objects import LooseObject, draw_object
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _PIECES: dict[str, tuple[str, ...]] = {
 
 STAND_OFF = 0.37
 """From the base's centre to the edge of the table it works at, m."""
+_CLEAR_TO_WORK = 0.3
+"""From the base's centre, 0.22 m wide, to whatever else stands near a work surface, m."""
+_CLEAR_TO_LOOK = 0.4
+"""The same where it only stands and looks, m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,25 @@ class Furnisher:
             wanted = [work[k] for k in range(len(work)) if work_walls[k % 4] == wall]
             self._wall(wall, length, wanted, has_door=wall == work_walls[3], has_window=wall != work_walls[3])
         self._middle()
+        self._keep_clear()
+
+    def _keep_clear(self) -> None:
+        """Forget places to stand where the base would touch furniture or a wall, or could not get away from it."""
+        work = [station for station in self.stations if station.surface]
+        kept = [s for s in self.stations if self._room_at(s) > (_CLEAR_TO_WORK if s.surface else _CLEAR_TO_LOOK)]
+        if work and not any(station.surface for station in kept):
+            kept.append(max(work, key=self._room_at))
+        if not kept:
+            kept.append(max(self.stations, key=self._room_at))
+        places = [kept.index(station) if station in kept else -1 for station in self.stations]
+        for name, fixture in self.fixtures.items():
+            self.fixtures[name] = replace(fixture, station=places[fixture.station])
+        self.stations = kept
+
+    def _room_at(self, station: Station) -> float:
+        """From the base's centre to the nearest footprint or wall, m."""
+        walls = min(self.half[0] - abs(station.x), self.half[1] - abs(station.y))
+        return min(walls, *(distance_to(box, station.x, station.y) for box in self.obstacles))
 
     def _wall(self, wall: int, length: float, work: list[str], *, has_door: bool, has_window: bool) -> None:
         s, r = self.scene, self.scene.rng

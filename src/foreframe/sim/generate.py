@@ -8,7 +8,7 @@ Beside 1X's files lies what their format has no place for. Row n of each array i
     ├── commands_{i}.npy       float32 (N, 25): the command that led to the frame, exactly as it was executed
     ├── poses_{i}.npy          float32 (N, K, 7): position in m and quaternion of the `object_names`, padded with zeros
     ├── fixtures_{i}.npy       float32 (N, J): drawers in m and doors in rad, the `fixture_names`, padded with zeros
-    ├── labels_{i}.npy         int8 (N,): index into `behaviours`, -1 for none yet
+    ├── labels_{i}.npy         int8 (N,): index into `behaviours`, the same in every data set, -1 for none yet
     ├── snapshots_{i}.npz      every 17 frames, S in all: all that is needed to go on from there, see `sim.branch`
     │       frame int64 (S,), segment int32 (S,), physics float64 (S, P) of which physics_size int64 (S,) count,
     │       noise uint64 (S, 6), exposure float64 (S,)
@@ -19,21 +19,23 @@ from __future__ import annotations
 
 import json
 import os
-import queue
+import shutil
 import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foreframe.errors import UsageError
+from foreframe.errors import InputError, UsageError
 from foreframe.sim.camera import MASK_CLASSES
 from foreframe.sim.gl import ensure_gl
-from foreframe.sim.recording import Recording, behaviour_labels, npy
+from foreframe.sim.recording import BEHAVIOURS, Recording, behaviour_labels, npy
 from foreframe.sim.simulator import HZ, EpisodeConfig, Simulator, streams
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from foreframe.data.layout import Style
     from foreframe.sim.simulator import Observation
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same seed gives other data."""
 
 
@@ -56,7 +58,7 @@ class SimulateConfig:
     episodes: int = 8
     """Episodes; each is one room and one segment."""
     seed: int = 0
-    """Together with the split and the episode's number it decides everything."""
+    """Decides, with the split and the episode's number, every random draw; below 2**32."""
     size: int = 256
     """Side of the frames, pixels: 256 or 512."""
     split: Literal["train", "val", "test"] = "train"
@@ -67,27 +69,34 @@ class SimulateConfig:
     """The camera starts at a random moment within this many seconds of the robot's work, s: else every episode would
     begin with the robot in the same posture at its first table."""
     workers: int = 0
-    """Processes; 0 means one per processor."""
+    """Processes; 0 means one per processor that may be used. One process makes a whole shard, so no more are started
+    than there are shards."""
     episodes_per_shard: int = 1
     """Episodes written into one video file. A shard is what one process makes and what a stopped run keeps."""
     crf: int = 23
-    """x264 quality; 23 at 512 is near the real data's bit rate."""
+    """x264 quality, from 0 (lossless) to 51; 23 at 512 is near the real data's bit rate."""
     masks: bool = False
     """Also write which pixels show the robot, loose objects, and doors and drawers."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.episodes_per_shard < 1:
-            raise UsageError(f"episodes must be at least 1, not {min(self.episodes, self.episodes_per_shard)}")
+        if self.episodes < 1:
+            raise UsageError(f"episodes must be at least 1, not {self.episodes}")
+        if self.episodes_per_shard < 1:
+            raise UsageError(f"episodes-per-shard must be at least 1, not {self.episodes_per_shard}")
         if self.size not in (256, 512):
             raise UsageError(f"size must be 256 or 512, not {self.size}")
         if self.split not in ("train", "val", "test"):
             raise UsageError(f"split must be train, val or test, not {self.split!r}")
         if not 0 < self.seconds <= 3600:
             raise UsageError(f"seconds must be above 0 and at most 3600, not {self.seconds}")
-        if self.lead_in < 0:
-            raise UsageError(f"lead-in must not be negative, not {self.lead_in}")
-        if self.seed < 0 or self.workers < 0:
-            raise UsageError(f"seed and workers must not be negative, not {self.seed} and {self.workers}")
+        if not 0 <= self.lead_in <= 3600:
+            raise UsageError(f"lead-in must be from 0 to 3600, not {self.lead_in}")
+        if not 0 <= self.crf <= 51:
+            raise UsageError(f"crf must be from 0 to 51, not {self.crf}")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"seed must be from 0 to {(1 << 32) - 1}, not {self.seed}")
+        if self.workers < 0:
+            raise UsageError(f"workers must be at least 0, not {self.workers}")
 
     @property
     def frames_per_episode(self) -> int:
@@ -102,13 +111,14 @@ class SimulateConfig:
 
 def run_episode(
     config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, render: bool = True,
-    watch: Callable[[Simulator], None] | None = None,
+    watch: Callable[[Simulator], None] | None = None, unfilmed: Callable[[], None] | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.float32], Observation, dict[str, Any] | None]]:  # fmt: skip
     """Yield (command, observation, record) a frame; the record of what happened comes with the last frame only.
 
     Before the first one up to `lead_in` seconds pass unfilmed, how many the episode's own seed decides. Frame numbers
     in the record count from the first filmed frame, so that what began earlier has a negative one. `watch` is called
-    with the simulator after each filmed step, before it is rendered.
+    with the simulator after each filmed step, before it is rendered; `unfilmed` before each step of the lead-in, and
+    may raise to stop.
     """
     from foreframe.sim.behaviour import Policy
 
@@ -119,6 +129,8 @@ def run_episode(
         commands = (command.astype(np.float32) for command in policy.commands())
         first = int(streams(config)["start"].uniform(0, lead_in) * HZ)
         for _ in range(first):
+            if unfilmed is not None:
+                unfilmed()
             simulator.step(next(commands), render=False)
         for frame in range(num_frames):
             command = next(commands)
@@ -156,8 +168,8 @@ def _style(config: SimulateConfig) -> Style:
     return "subfolders" if config.split == "train" else "flat"
 
 
-def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[[], None]) -> None:
-    """Render one shard's episodes; `tick` is called after each frame and may raise to stop."""
+def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[[int], None]) -> None:
+    """Render one shard's episodes; `tick` is called with the number of new frames, even if none, and may raise."""
     from foreframe.data.writer import RawShardWriter
 
     first = shard * config.episodes_per_shard
@@ -167,12 +179,13 @@ def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[
             drawn = EpisodeConfig(seed=config.seed, split=config.split, episode=episode, size=config.size)
             begin = (episode - first) * config.frames_per_episode
             for command, seen, record in run_episode(
-                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in, watch=recording.watch
-            ):
+                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in, watch=recording.watch,
+                unfilmed=lambda: tick(0),
+            ):  # fmt: skip
                 assert seen.frame is not None
                 writer.append(seen.frame, seen.states, segment=episode)
                 recording.add(command, record and {"segment": episode, "shard": shard, "first_frame": begin, **record})
-                tick()
+                tick(1)
         # Before the writer's last file, which says that the shard is finished.
         recording.write(root / "sim", shard)
 
@@ -184,101 +197,159 @@ class _Stopped(Exception):
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(ticks: Any, stop: Any) -> None:
+def _start_worker(frames: Any, stop: Any) -> None:
     # Ctrl-C reaches the whole process group: the parent decides, the workers finish their frame and leave.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["LP_NUM_THREADS"] = "1"
-    _worker.update(ticks=ticks, stop=stop)
+    _worker.update(frames=frames, stop=stop)
     parent = os.getppid()
 
-    def leave_when_orphaned() -> None:
-        # A parent that was killed cannot ask: without this its workers would wait for the next task for ever.
-        while os.getppid() == parent:
-            time.sleep(1)
+    def leave() -> None:
+        # A parent that was killed cannot ask: without this its workers would wait for the next task for ever. And one
+        # that imports modules or builds a room does not hear its parent.
+        while os.getppid() == parent and not stop.value:
+            time.sleep(0.1)
+        time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=leave_when_orphaned, daemon=True).start()
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def _work(root: Path, shard: int, config: SimulateConfig) -> None:
-    def tick() -> None:
-        _worker["ticks"].put(1)
-        if _worker["stop"].is_set():
+    _worker["frames"][shard] = 0
+
+    def tick(frames: int) -> None:
+        _worker["frames"][shard] += frames
+        if _worker["stop"].value:
             raise _Stopped
 
     _write_shard(root, shard, config, tick)
 
 
-def _in_pool(root: Path, shards: list[int], config: SimulateConfig, workers: int, tick: Callable[[], None]) -> None:
+@contextmanager
+def _interrupts_held() -> Iterator[list[int]]:
+    """Ctrl-C, once or often, only adds to the list, so that the body can stop in good order; raised at its end."""
+    held: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield held  # somebody else's business
+        return
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """For starting processes: they would die with a traceback of a Ctrl-C that comes before `_start_worker`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_pool(root: Path, shards: list[int], config: SimulateConfig, workers: int, tick: Callable[[int], None]) -> None:
     from multiprocessing import get_context
 
-    context = get_context("spawn")
-    ticks, stop = context.Queue(), context.Event()
-
-    def count() -> None:
-        while True:
-            try:
-                ticks.get_nowait()
-            except queue.Empty:
-                return
-            tick()
-
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(ticks, stop)) as pool:
-        pending = {pool.submit(_work, root, shard, config) for shard in shards}
+    context: Any = get_context("spawn")
+    # Without locks, which a worker that is killed would keep: each shard has a place that only its worker writes.
+    frames, stop, seen = context.RawArray("q", config.num_shards), context.RawValue("b", 0), 0
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(frames, stop))
+    with _interrupts_held() as interrupts:
         try:
+            with _interrupts_blocked():
+                pending = {pool.submit(_work, root, shard, config) for shard in shards}
             while pending:
                 done, pending = wait(pending, timeout=0.2)
+                if interrupts:
+                    raise KeyboardInterrupt
                 for future in done:
                     future.result()
-                count()
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+                now = sum(frames)
+                tick(now - seen)
+                seen = now
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was killed, perhaps for want of memory; the same command goes on"
+            ) from error
         finally:
-            ticks.cancel_join_thread()
+            stop.value = 1
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _num_processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int], None] | None = None) -> None:
     """Write `config.episodes` episodes to the new folder `out`, in the layout at the top of this file.
 
     What is stopped, by Ctrl-C or a kill, leaves only the hidden folder `.NAME.partial` beside `out` with the shards
-    that were finished; the same call goes on with it, and the outcome is the same to the byte. `progress` is called
-    with (frames done, frames in all).
+    that were finished, or nothing if there were none; the same call goes on with it, and the outcome is the same to
+    the byte. `progress` is called with (frames done, frames in all).
     """
-    from foreframe.data.writer import resumable_folder, shard_is_written, write_metadata
+    from foreframe.data.writer import resumable_folder, write_metadata
 
     ensure_gl()
     described = {"generator": "evesim", "version": GENERATOR_VERSION, "mujoco": version("mujoco"), **asdict(config)}
     del described["workers"]  # any number gives the same data
     total, done = config.episodes * config.frames_per_episode, 0
 
-    def tick(frames: int = 1) -> None:
+    def tick(frames: int) -> None:
         nonlocal done
         done += frames
-        if progress is not None:
+        if progress is not None and frames:
             progress(done, total)
 
-    with resumable_folder(out, identity=described) as root:
-        shards = [
-            shard for shard in range(config.num_shards)
-            if not shard_is_written(root, shard, kind="raw", style=_style(config))
-        ]  # fmt: skip
+    with resumable_folder(out, identity=described) as root, _nothing_for_nothing(root, config):
+        shards = _missing_shards(root, config)
         missing = sum(
             min(config.episodes_per_shard, config.episodes - shard * config.episodes_per_shard) for shard in shards
         )
         if missing < config.episodes:
             tick(total - missing * config.frames_per_episode)
-        workers = min(config.workers or os.cpu_count() or 1, len(shards))
+        workers = min(config.workers or _num_processors(), len(shards))
         if workers > 1:
             _in_pool(root, shards, config, workers, tick)
-            tick(total - done)
         else:
             os.environ.setdefault("LP_NUM_THREADS", "1")
             for shard in shards:
                 _write_shard(root, shard, config, tick)
         _finish_side(root / "sim", config, described)
         write_metadata(root, num_shards=config.num_shards, num_images=total, hz=HZ)
+
+
+def _missing_shards(root: Path, config: SimulateConfig) -> list[int]:
+    from foreframe.data.writer import shard_is_written
+
+    written = [shard_is_written(root, shard, kind="raw", style=_style(config)) for shard in range(config.num_shards)]
+    return [shard for shard, is_written in enumerate(written) if not is_written]
+
+
+@contextmanager
+def _nothing_for_nothing(root: Path, config: SimulateConfig) -> Iterator[None]:
+    """Empty the folder after a failure before the first whole shard: it would only stand in other settings' way."""
+    try:
+        yield
+    except BaseException:
+        if len(_missing_shards(root, config)) == config.num_shards:
+            for path in root.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif not path.name.startswith((".rank-", ".work.")):  # which `resumable_folder` removes
+                    path.unlink(missing_ok=True)
+        raise
 
 
 def _finish_side(side: Path, config: SimulateConfig, described: dict[str, Any]) -> None:
@@ -291,9 +362,8 @@ def _finish_side(side: Path, config: SimulateConfig, described: dict[str, Any]) 
     for part in parts:
         part.unlink(missing_ok=True)
     records = [json.loads(line) for line in merged.read_text().splitlines()]
-    names = sorted({name for record in records for _, name in record["behaviours"]})
     for shard in range(config.num_shards):
-        labels = behaviour_labels([record for record in records if record["shard"] == shard], names)
+        labels = behaviour_labels([record for record in records if record["shard"] == shard])
         write_whole(side / f"labels_{shard}.npy", npy(labels))
-    settings = {**described, "behaviours": names, "mask_classes": list(MASK_CLASSES)}
+    settings = {**described, "behaviours": list(BEHAVIOURS), "mask_classes": list(MASK_CLASSES)}
     write_whole(side / "config.json", (json.dumps(settings, indent=1) + "\n").encode())

@@ -301,6 +301,7 @@ class Robot:
         x, y, _ = self.pose()
         path = plan_path(self.sim.room, (x, y), goal, self.config.clearance)[1:]
         phase = self.rng.uniform(0, 6.28)
+        stuck = 0
         for number, (px, py) in enumerate(path):
             last = number == len(path) - 1
             for frame in range(HZ * 12):
@@ -311,11 +312,25 @@ class Robot:
                 error = wrap(math.atan2(py - y, px - x) - heading)
                 if last and distance < 0.12 and abs(error) > 1.2:
                     break
+                stuck = stuck + 1 if self.command[23] > 0.1 and self._speed() < 0.02 else 0
+                if stuck > HZ // 2:
+                    yield from self._brake()
+                    return
                 forward = min(self.config.speed, 1.4 * distance + 0.06) * max(0.0, math.cos(error)) ** 3
                 self._velocity(forward if abs(error) < 1.0 else 0.0, 1.9 * error)
                 sway = 0.05 * math.sin(phase + frame / HZ * 2.2) * forward
                 self.command[INDEX["hip_roll"]] = 0.4 * sway
                 yield self.emit()
+        yield from self._turn(yaw)
+
+    def shift(self, station: Station) -> Iterator[Vector]:
+        """Stand a little differently before a surface: some degrees, some centimetres."""
+        self.look_at(station.focus)
+        yield from self._turn(station.yaw + self.rng.normal(0, 0.045))
+        yield from self.straight(self.local((station.x, station.y))[0] - self.rng.uniform(-0.01, 0.05))
+
+    def _turn(self, yaw: float) -> Iterator[Vector]:
+        """On the spot, to a heading in rad."""
         for _ in range(HZ * 6):
             error = wrap(yaw - self.pose()[2])
             if abs(error) < 0.02:
@@ -323,6 +338,10 @@ class Robot:
             self._velocity(0.0, 2.0 * error + math.copysign(0.04, error))
             yield self.emit()
         yield from self._brake()
+
+    def _speed(self) -> float:
+        """Measured forward speed, m/s."""
+        return abs(float(self.sim.measure()[23]))
 
     def straight(self, distance: float) -> Iterator[Vector]:
         """Forward or backward in a line, m."""

@@ -63,7 +63,7 @@ def _vessel(r: np.random.Generator, name: str, kind: str, rgba: str, label: str)
 
     xml = f'<geom class="loose" type="cylinder" size="{radius:.4f} {half:.4f}" mass="{mass:.3f}" {skin}/>'
     if kind == "mug":
-        xml += part("capsule", f"{radius + 0.011:.4f} 0 0", f"0.006 {height * 0.25:.4f}", 0.001, rgba)
+        xml += part("capsule", f"{radius + 0.004:.4f} 0 0", f"0.006 {height * 0.25:.4f}", 0.001, rgba)
         xml += part("cylinder", f"0 0 {half:.4f}", f"{radius * 0.86:.4f} 0.001", 0.001, 'rgba="0.2 0.14 0.1 1"')
     elif kind == "bottle":
         xml += part("cylinder", f"0 0 {half + 0.02:.4f}", f"{radius * 0.4:.4f} 0.02", 0.002, rgba)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 SNAPSHOT_EVERY = 17
 """Frames of a shard from one snapshot to the next: one token block."""
 
+BEHAVIOURS = (
+    "drive", "grasp", "inspect", "place", "drop", "carry", "push", "topple", "open", "close", "look", "rest", "gesture",
+)  # fmt: skip
+"""All that a diary can name. The labels are indices into it, the same in every data set: new names go to the end."""
+
 
 class Recording:
     """Collects a shard frame by frame, then writes its files, each whole."""
@@ -45,6 +50,8 @@ class Recording:
         """The command (25,) that led to the frame, and the record of the episode that ends with it."""
         self._commands.append(command)
         if record is not None:
+            unknown = {name for _, name in record["behaviours"]} - set(BEHAVIOURS)
+            assert not unknown, f"{unknown} have no label: add them to BEHAVIOURS"
             self._records.append(record)
 
     def write(self, side: Path, shard: int) -> None:
@@ -70,13 +77,13 @@ class Recording:
         write_whole(side / f"episodes_{shard}.jsonl", lines.encode())
 
 
-def behaviour_labels(records: list[dict[str, Any]], names: list[str]) -> npt.NDArray[np.int8]:
-    """(N,) index into `names` of what the robot is doing in each frame of the episodes, -1 before it does anything."""
+def behaviour_labels(records: list[dict[str, Any]]) -> npt.NDArray[np.int8]:
+    """(N,) index into `BEHAVIOURS` of what the robot is doing in each frame, -1 before it does anything."""
     labels: list[npt.NDArray[np.int8]] = []
     for record in records:
         label = np.full(record["num_frames"], -1, dtype=np.int8)
         for start, name in record["behaviours"]:
-            label[max(start, 0) :] = names.index(name)
+            label[max(start, 0) :] = BEHAVIOURS.index(name)
         labels.append(label)
     return np.concatenate(labels)
 

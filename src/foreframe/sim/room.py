@@ -42,7 +42,7 @@ _WALLS: dict[str, tuple[str, ...]] = {
 _HUES: dict[Split, tuple[tuple[float, float], ...]] = {
     "train": ((0.02, 0.14), (0.30, 0.42), (0.52, 0.62)),
     "val": ((0.15, 0.24), (0.44, 0.50), (0.64, 0.74)),
-    "test": ((0.24, 0.30), (0.76, 0.98)),
+    "test": ((0.78, 0.98),),
 }
 
 
@@ -170,10 +170,11 @@ def build_room(
     floor = scene.material(covering, palette.floor, cube=False, repeat=float(textures.uniform(0.45, 0.8)), shine=0.2)
     papers = (*_WALLS[kind], "hexagons") if split == "test" else _WALLS[kind]
     paper = str(textures.choice(papers))
-    fineness = float(textures.uniform(0.6, 1.2)) * {"dots": 3.0, "stripes": 1.8}.get(paper, 1.0)
+    finer = {"dots": 3.0, "stripes": 1.8, "bricks": 1.6, "hexagons": 2.6}
+    fineness = float(textures.uniform(0.6, 1.2)) * finer.get(paper, 1.0)
     walls = [scene.material(paper, palette.wall, cube=False, repeat=fineness, shine=0.0)] * 4
     other = "bricks" if paper != "bricks" and textures.random() < 0.3 else "plaster"
-    walls[int(textures.integers(4))] = scene.material(other, palette.accent_wall, cube=False, repeat=0.8, shine=0.0)
+    walls[int(textures.integers(4))] = scene.material(other, palette.accent_wall, cube=False, repeat=1.3, shine=0.0)
     hx, hy = half
     skirting = hsv(0.1, 0.05, float(textures.uniform(0.3, 0.95)))
     shell = f'<geom class="ground" type="plane" size="{hx} {hy} 1" material="{floor}"/>'

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foreframe.sim.body import FINGER_TRAVEL, JOINTS, SIDES
-from foreframe.sim.camera import CameraConfig, HeadCamera, Sensor
-from foreframe.sim.gl import ensure_gl
+from foreframe.sim.camera import RENDER_SIZE, CameraConfig, HeadCamera, Sensor
+from foreframe.sim.gl import load_mujoco
 from foreframe.sim.room import Room, RoomConfig, Split, build_room
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-NUM_CHANNELS = 25
 SUBSTEPS = 8
 HZ = 30
 PURPOSES = ("room", "textures", "lights", "objects", "body", "behaviour", "noise", "start", "fixtures")
@@ -25,17 +23,28 @@ _SPLIT_CODES: dict[Split, int] = {"train": 1, "val": 2, "test": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
-    """All that decides an episode."""
+    """All that decides an episode's room, its look, and what its random streams hold.
+
+    What then happens also depends on the policy and its `BehaviourConfig`; what is filmed of it, on the lead-in.
+    """
 
     seed: int = 0
     split: Split = "train"
     """Splits never share a room: the split is part of the seed, and has colours of its own."""
     episode: int = 0
-    """Number of the episode within the split."""
+    """Number of the episode within the split, from 0."""
     size: int = 256
     """Side of the square frame, pixels: 256 or 512. The physics and the picture are the same."""
     room: RoomConfig = field(default_factory=RoomConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
+
+    def __post_init__(self) -> None:
+        if self.split not in _SPLIT_CODES:
+            raise ValueError(f"split must be one of {', '.join(_SPLIT_CODES)}, not {self.split!r}")
+        if not 0 <= self.seed < 1 << 32 or self.episode < 0:
+            raise ValueError(f"seed {self.seed} and episode {self.episode} must be from 0, the seed below 2**32")
+        if self.size not in (RENDER_SIZE // 2, RENDER_SIZE):
+            raise ValueError(f"frames are {RENDER_SIZE // 2} or {RENDER_SIZE} pixels wide, not {self.size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,13 @@ class Snapshot:
     exposure: float
     """Present exposure drift, fraction."""
 
+    def __post_init__(self) -> None:
+        if self.physics.ndim != 1 or not np.isfinite(self.physics).all() or not np.isfinite(self.exposure):
+            raise ValueError(f"physics {self.physics.shape} and exposure {self.exposure} must be finite numbers")
+        noise = self.noise
+        if noise.shape != (6,) or noise.dtype != np.uint64 or noise[4] > 1 or noise[5] >= 1 << 32:
+            raise ValueError(f"noise {noise.dtype} {noise.shape} is not the position of a random stream")
+
 
 def streams(config: EpisodeConfig) -> dict[str, np.random.Generator]:
     """One independent random stream per purpose."""
@@ -73,10 +89,7 @@ class Simulator:
     """A robot in a room. Use as a context manager, or call `close`."""
 
     def __init__(self, config: EpisodeConfig, *, render: bool = True) -> None:
-        ensure_gl()
-        # Through Any: the extension module does not declare its names to type checkers. Imported once GL is chosen.
-        mujoco: Any = import_module("mujoco")
-        self.mujoco = mujoco
+        self.mujoco = mujoco = load_mujoco(render=render)
         self.config = config
         self.streams = streams(config)
         self.room: Room = build_room(
@@ -148,12 +161,9 @@ class Simulator:
         qpos, qvel = self.data.qpos, self.data.qvel
         yaw = qpos[self.base_address[2]]
         vx, vy, turning = qvel[self._base_speed]
-        states = np.empty(NUM_CHANNELS)
-        states[:21] = qpos[self.joint_address]
-        states[21:23] = 1 - qpos[self._fingers].mean(1) / FINGER_TRAVEL
-        states[23] = vx * np.cos(yaw) + vy * np.sin(yaw)
-        states[24] = turning
-        return states.astype(np.float32)
+        hands = 1 - qpos[self._fingers].mean(1) / FINGER_TRAVEL
+        forward = vx * np.cos(yaw) + vy * np.sin(yaw)
+        return np.concatenate([qpos[self.joint_address], hands, [forward, turning]]).astype(np.float32)
 
     def objects(self) -> npt.NDArray[np.float32]:
         """(K, 7) position in m and quaternion of the loose objects, in the order of `room.objects`."""
@@ -186,8 +196,15 @@ class Simulator:
         return Snapshot(physics=physics, noise=self._sensor.state(), exposure=self._sensor.exposure)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back: the same commands give bit-identical states and frames again."""
-        self.mujoco.mj_setState(self.model, self.data, snapshot.physics, self.mujoco.mjtState.mjSTATE_INTEGRATION)
+        """Go back: the same commands give bit-identical states and frames again.
+
+        Raises `ValueError` for a snapshot of another room, as far as its size tells.
+        """
+        kind = self.mujoco.mjtState.mjSTATE_INTEGRATION
+        size = self.mujoco.mj_stateSize(self.model, kind)
+        if len(snapshot.physics) != size:
+            raise ValueError(f"the snapshot's physics are {len(snapshot.physics)} numbers, in this room {size}")
+        self.mujoco.mj_setState(self.model, self.data, snapshot.physics, kind)
         self._refresh()
         self._sensor.set_state(snapshot.noise)
         self._sensor.exposure = snapshot.exposure

@@ -351,7 +351,8 @@ class _WithVideo:
     def __getitem__(self, index: int) -> Batch:
         batch = self._clips[index]
         clip = batch.clips[0]
-        frames = self._raw.frames(clip.shard, range(clip.start, clip.start + 2 * BLOCK_FRAMES), size=self._size)
+        shard = self._clips.dataset.source_shard(clip.shard)
+        frames = self._raw.frames(shard, range(clip.start, clip.start + 2 * BLOCK_FRAMES), size=self._size)
         return Batch(
             clips=batch.clips,
             states=batch.states,

@@ -84,6 +84,7 @@ class ReconstructionTrack:
         """Blocks of a raw folder; nothing is cached, and the video is always there."""
         del cache, with_video
         dataset = RawDataset(root, on_bad_shard=on_bad_shard)
+        dataset.check()
         ids = clip_ids(dataset.all_segments(), length=BLOCK_FRAMES, stride=self.config.clip_stride)
         if not ids:
             raise InputError(f"{root}: no recording is as long as a block of {BLOCK_FRAMES} frames")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from foreframe.data.check.duplicates import WINDOW, find_repeats
-from foreframe.data.check.motion import Recording, judge
+from foreframe.data.check.duplicates import find_repeats
+from foreframe.data.check.motion import Recording, Verdict, judge
+from foreframe.data.check.rows import ROW_BYTES
+from foreframe.data.check.stretches import find_stretches
 from foreframe.data.check.video import place, runs
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
 from foreframe.data.video import VideoReader
 from foreframe.errors import InputError
+from foreframe.hashing import sha256_file
 from foreframe.states import CHANNEL_INDEX
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from foreframe.data.check.duplicates import Repeat
     from foreframe.data.check.findings import Report
     from foreframe.data.check.inventory import Inventory
-    from foreframe.data.check.motion import Verdict
     from foreframe.data.check.parts import Part, Shape
+    from foreframe.data.check.stretches import Stretch
 
 _FROZEN_FRAMES = 30
 _FROZEN_BLOCKS = 4
@@ -41,7 +43,9 @@ _ALIKE = 4.0
 def check_pictures(parts: Sequence[Part], inventory: Inventory, report: Report, *, hz: float, stated: bool) -> None:
     """Sizes and rates of the videos among each other; `stated` says whether `hz` is from metadata.json."""
     sizes = Counter(part.video.size for part in parts if part.video.size)
-    usual = sizes.most_common(1)[0][0] if sizes else None
+    # Of sizes that are equally frequent, a square of whole macroblocks is the likelier one.
+    usual = max(sizes, key=lambda s: (sizes[s], s[0] == s[1], s[0] % 16 == 0, s), default=None)
+    tied = usual is not None and list(sizes.values()).count(sizes[usual]) > 1
     for part in parts:
         name = inventory.files["video"].get(part.number, "")
         size, rate = part.video.size, part.video.rate
@@ -54,7 +58,8 @@ def check_pictures(parts: Sequence[Part], inventory: Inventory, report: Report, 
                 "video-resolution",
                 name,
                 "",
-                f"is {size[0]}x{size[1]} while most shards are {usual[0]}x{usual[1]}; write them at one size",
+                f"is {size[0]}x{size[1]} while {'others' if tied else 'most shards'} are {usual[0]}x{usual[1]}; write "
+                "them at one size",
             )
         if rate is not None and abs(rate - hz) > 0.01 * hz:
             wanted = "metadata.json states" if stated else "are expected"
@@ -137,9 +142,9 @@ def check_duplicates(parts: Sequence[Part], inventory: Inventory, shape: Shape, 
 def _rows(row: int, count: int, part: Part, shape: Shape) -> str:
     if shape.rows_each is not None:
         first, last = row // shape.rows_each, (row + count - 1) // shape.rows_each
-        return f"{place('sample', first, last)} (byte {row * 100})"
+        return f"{place('sample', first, last)} (byte {row * ROW_BYTES})"
     segment = "" if part.segments is None or row >= len(part.segments) else f", segment {int(part.segments[row])}"
-    return f"rows {row} to {row + count - 1} (byte {row * 100}{segment})"
+    return f"rows {row} to {row + count - 1} (byte {row * ROW_BYTES}{segment})"
 
 
 def _one_recording(repeat: Repeat, edges: npt.NDArray[np.int64]) -> bool:
@@ -191,8 +196,7 @@ def _identical_files(parts: Sequence[Part], inventory: Inventory, paired: set[tu
     for numbers in by_size.values():
         for number in numbers if len(numbers) > 1 else []:
             name = inventory.files["video"][number]
-            with (inventory.root / name).open("rb") as file:
-                digest = _sha256(file)
+            digest = sha256_file(inventory.root / name)
             first = seen.setdefault(digest, number)
             if first != number and (first, number) not in paired:
                 report.add(
@@ -201,13 +205,6 @@ def _identical_files(parts: Sequence[Part], inventory: Inventory, paired: set[tu
                     "",
                     f"is the same file as {inventory.files['video'][first]}, with other states; fetch the right one",
                 )
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def recording_edges(part: Part) -> npt.NDArray[np.int64]:
@@ -220,20 +217,48 @@ def recording_edges(part: Part) -> npt.NDArray[np.int64]:
 
 
 def check_motion(parts: Sequence[Part], inventory: Inventory, report: Report, *, hz: float) -> None:
-    """Lag, swapped arms and mirrored pictures: shard by shard, and over all where no shard tells it by itself."""
-    everything: list[Recording] = []
-    told: set[str] = set()
-    measured: list[Part] = []
-    for part in parts:
-        recordings = _recordings(part)
-        if recordings:
-            measured.append(part)
-            everything += recordings
-            told |= _say(judge(recordings, hz=hz), inventory.files["states"][part.number], "all rows", report)
-    if len(measured) > 1 and not told:
-        first, last = measured[0].number, measured[-1].number
-        where = f"shards {first} to {last} together"
-        _say(judge(everything, hz=hz), inventory.files["states"][first], where, report)
+    """Lag, swapped arms, mirrored and exchanged pictures: by shard, over all, and inside the shards."""
+    shards = [(part, recordings) for part in parts if (recordings := _recordings(part))]
+    verdicts = [judge(recordings, hz=hz) for _, recordings in shards]
+    if len(shards) > 1 and not any(verdicts):
+        together = judge([recording for _, recordings in shards for recording in recordings], hz=hz)
+        if together:
+            where = f"shards {shards[0][0].number} to {shards[-1][0].number} together"
+            _say(together, shards[0][0], inventory, where, report)
+            return
+    lags = [next((verdict.lag for verdict in found if verdict.fault == "lag"), 0) for found in verdicts]
+    # A shard that is wrong as a whole would only mislead about the others.
+    wrong = [any(verdict.fault in ("unrelated", "turning") for verdict in found) for found in verdicts]
+    sound = [[] if bad else recordings for (_, recordings), bad in zip(shards, wrong, strict=True)]
+    stretches = find_stretches(sound, lags, hz=hz)
+    for (part, _), found, lag, inside in zip(shards, verdicts, lags, stretches, strict=True):
+        if any(stretch.fault == "lag" and stretch.lag * lag > 0 for stretch in inside):
+            found = [verdict for verdict in found if verdict.fault != "lag"]
+        _say(found, part, inventory, "all rows", report)
+        for stretch in inside:
+            told = Verdict(
+                fault=stretch.fault, confidence=stretch.confidence, strength=stretch.strength, lag=stretch.lag
+            )
+            _say([told], part, inventory, _where(stretch, part), report)
+
+
+def _where(stretch: Stretch, part: Part) -> str:
+    """Rows of a stretch, which are known to about a second, and less well where the robot stands still."""
+    assert part.states is not None
+    first, end = stretch.first_row, stretch.end_row
+    if first == 0 and end >= len(part.states) - 1:
+        return "all rows"
+    inside = "" if part.segments is None else _segments(part.segments, first, end)
+    if stretch.fault == "unrelated":
+        return f"rows {first} to {end - 1}{inside}"
+    if end >= len(part.states) - 1:
+        return f"from about row {first} on{inside}"
+    return f"about rows {first} to {end - 1}{inside}"
+
+
+def _segments(ids: npt.NDArray[Any], first: int, end: int) -> str:
+    one, other = int(ids[first]), int(ids[min(end, len(ids)) - 1])
+    return f" (segment {one})" if one == other else f" (segments {one} to {other})"
 
 
 def _recordings(part: Part) -> list[Recording]:
@@ -246,11 +271,12 @@ def _recordings(part: Part) -> list[Recording]:
         end = min(end, len(motion) + 1)
         rows = np.asarray(states[begin:end]).astype(np.float32)
         if end - begin > 2 and np.isfinite(rows).all() and float(np.abs(rows).max()) < 100:
-            found.append(Recording(motion=motion[begin : end - 1], states=rows))
+            found.append(Recording(motion=motion[begin : end - 1], states=rows, first_row=begin))
     return found
 
 
-def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[str]:
+def _say(verdicts: Sequence[Verdict], part: Part, inventory: Inventory, where: str, report: Report) -> None:
+    name, video = (inventory.files[role][part.number] for role in ("states", "video"))
     by_fault = {verdict.fault: verdict for verdict in verdicts}
     if unrelated := by_fault.get("unrelated"):
         report.add(
@@ -258,7 +284,8 @@ def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[
             name,
             where,
             "the states turn and the pictures move, but never together, with no lag either (correlation at best "
-            f"{unrelated.strength:.2f}): these are another recording's states, or its pictures; fetch the right file",
+            f"{unrelated.strength:.2f}): these are another recording's states, or {video} shows another's pictures; "
+            "fetch the right file",
             confidence=unrelated.confidence,
         )
     lag, arms, turning = by_fault.get("lag"), by_fault.get("arms"), by_fault.get("turning")
@@ -269,7 +296,8 @@ def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[
             name,
             where,
             f"the states come {many}{abs(lag.lag)} frames {'after' if lag.lag > 0 else 'before'} the pictures they "
-            f"belong to (motion fits best there, correlation {lag.strength:.2f}); shift the rows inside each recording",
+            f"belong to in {video} (motion fits best there, correlation {lag.strength:.2f}); shift the rows inside "
+            "each recording",
             confidence=lag.confidence,
         )
     if arms is not None and turning is not None:
@@ -277,8 +305,9 @@ def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[
             "video-mirrored",
             name,
             where,
-            "the pictures are mirrored left to right: they move against the robot's turning, and its left arm stirs "
-            f"their right half (correlations -{turning.strength:.2f} and -{arms.strength:.2f}); mirror them back",
+            f"the pictures in {video} are mirrored left to right: they move against the robot's turning, and its "
+            f"left arm stirs their right half (correlations -{turning.strength:.2f} and -{arms.strength:.2f}); mirror "
+            "them back",
             confidence=min(arms.confidence, turning.confidence),
         )
     elif arms is not None:
@@ -286,8 +315,13 @@ def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[
             "arms-swapped",
             name,
             f"{where}, channels left_* and right_*",
-            f"left and right are swapped: the left half of the picture stirs when the right arm moves (correlation "
-            f"-{arms.strength:.2f}); exchange channels 6..12, 21 with 13..19, 22, or mirror the pictures",
+            f"left and right are swapped: the left half of {video} stirs when the right arm moves (correlation "
+            f"-{arms.strength:.2f}); exchange channels 6..12, 21 with 13..19, 22"
+            + (
+                ""
+                if arms.turns_rightly
+                else f", or mirror the pictures of {video}: the robot turns too little to tell exchanged arms from them"
+            ),
             confidence=arms.confidence,
         )
     elif turning is not None:
@@ -295,11 +329,7 @@ def _say(verdicts: list[Verdict], name: str, where: str, report: Report) -> set[
             "turning-reversed",
             name,
             f"{where}, channels hip_yaw and angular_velocity",
-            f"the picture moves against the robot's turning (correlation -{turning.strength:.2f}): mirrored pictures, "
-            "or a wrong sign; turning left is positive and moves the picture to the right",
+            f"the picture in {video} moves against the robot's turning (correlation -{turning.strength:.2f}): mirrored "
+            "pictures, or a wrong sign; turning left is positive and moves the picture to the right",
             confidence=turning.confidence,
         )
-    return set(by_fault)
-
-
-__all__ = ["WINDOW", "check_duplicates", "check_frozen", "check_motion", "check_pictures", "recording_edges"]

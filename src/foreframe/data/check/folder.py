@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from foreframe.data.check.across import check_duplicates, check_frozen, check_motion, check_pictures, recording_edges
 from foreframe.data.check.findings import CheckConfig, Finding, Report
 from foreframe.data.check.inventory import ROLES, Inventory, holds_data, read_json, take_inventory, whole_number
+from foreframe.data.check.latents import check_latents, is_latents
 from foreframe.data.check.parts import Part, Shape, count_units, find_shape, open_part, read_metadata
-from foreframe.data.check.rows import check_channels, check_segments, check_states, check_tokens
+from foreframe.data.check.rows import ROW_BYTES, check_channels, check_segments, check_states, check_tokens
 from foreframe.data.check.video import check_video
+from foreframe.data.encoding import ENCODING_KEYS, ENCODING_VERSION
+from foreframe.data.layout import FETCH_AGAIN, RAW_SAMPLE_STATES, TOKEN_SAMPLE_STATES
 from foreframe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from foreframe.data.check.inventory import Role
 
 _SPLIT = re.compile(r"(train|val|test)(_v\d+(\.\d+)?)?(_raw)?")
-_SAMPLE_ROWS = {"tokens": 64, "raw": 77}
-"""State rows of a sample of a test split (challenge-facts 1.3, 2.1; raw *assumed*)."""
-_AGAIN = "fetch the file again, or write the data set again"
 
 
 def check_folder(
@@ -80,20 +80,25 @@ class _FolderCheck:
         self, root: Path, config: CheckConfig, report: Report, progress: Callable[[int, int], None] | None
     ) -> None:
         self.root, self.config, self.report = root, config, report
-        self.inventory: Inventory = take_inventory(root, report)
+        self.inventory = Inventory(root=root)
         self.parts: list[Part] = []
         self.hz, self.hz_stated = config.hz, False
         self.vocab_size = config.vocab_size
         self.grid: int | None = None
         self.progress = progress
-        self.done = 0
-        self.total = sum(self.inventory.sizes.get(name, 0) // 100 for name in self.inventory.files["states"].values())
+        self.done, self.total = 0, 0
 
     def run(self) -> None:
         """All checks, in the order in which they build on each other."""
-        report, inventory = self.report, self.inventory
+        report = self.report
+        encoding = self._read_encoding()
+        if is_latents(self.root, encoding):
+            with _Guard(report, "."):
+                check_latents(self.root, encoding, report)
+            return
+        self.inventory = inventory = take_inventory(self.root, report)
+        self.total = sum(inventory.sizes.get(name, 0) // ROW_BYTES for name in inventory.files["states"].values())
         metadata = self._read_metadata()
-        self._read_encoding()
         if not inventory.numbers:
             report.add(
                 "not-a-dataset", ".", "", "holds no video, states or segment files; fetch them, or name another folder"
@@ -114,17 +119,18 @@ class _FolderCheck:
                         motion_frames=int(self.config.motion_minutes * 60 * self.hz),
                         on_frame=self._advance,
                     )
-        rows_each = _SAMPLE_ROWS[inventory.kind]
+        rows_each = TOKEN_SAMPLE_STATES if inventory.kind == "tokens" else RAW_SAMPLE_STATES
         shape = find_shape(self.parts, inventory, rows_each=rows_each, grid=self.grid)
-        self._check_presence(metadata, shape)
+        with _Guard(report, "."):
+            self._check_presence(metadata, shape)
         before: int | None = None
         for part in self.parts:
             with _Guard(report, inventory.files["states"].get(part.number, ".")):
                 part.num_units = count_units(part, inventory, shape)
                 open_part(part, inventory, shape, report)
                 before = self._check_numbers(part, shape, before)
-        self._check_total(metadata, shape)
         with _Guard(report, "."):
+            self._check_total(metadata, shape)
             self._check_together(shape)
         if self.progress is not None:
             self.progress(self.total, self.total)
@@ -179,25 +185,40 @@ class _FolderCheck:
             )
         return content
 
-    def _read_encoding(self) -> None:
-        if not os.path.lexists(self.root / "encoding.json"):
-            return
-        content = read_json(self.root, "encoding.json", self.report)
+    def _read_encoding(self) -> dict[str, Any] | None:
+        name = "encoding.json"
+        if not os.path.lexists(self.root / name):
+            return None
+        content = read_json(self.root, name, self.report)
         if content is None:
-            return
+            return None
+        if content.get("version") != ENCODING_VERSION:
+            said = "is missing" if "version" not in content else f"is {repr(content['version'])[:60]}"
+            again = f"this build reads {ENCODING_VERSION}: encode the video again"
+            self.report.add("metadata-invalid", name, "version", f"{said}; {again}")
+        kind: object = content.get("kind")
+        needed = ENCODING_KEYS.get(kind) if isinstance(kind, str) else None
+        if needed is None:
+            said = "is missing" if "kind" not in content else f"is {repr(kind)[:60]}"
+            self.report.add("metadata-invalid", name, "kind", f"{said}, expected tokens or latents; {FETCH_AGAIN}")
+        for key in sorted(needed or ()):
+            if key not in content:
+                said = "is missing, so that what is encoded here cannot be trusted; encode the video again"
+                self.report.add("metadata-invalid", name, key, said)
         if "vocab_size" in content:
-            size = whole_number(content, "vocab_size", "encoding.json", self.report, least=1)
+            size = whole_number(content, "vocab_size", name, self.report, least=1)
             self.vocab_size = self.vocab_size if size is None else size
         side: object = content.get("frame_size")
         if isinstance(side, int) and not isinstance(side, bool) and 8 <= side <= 1 << 14 and side % 8 == 0:
             self.grid = side // 8
+        return content
 
     def _check_presence(self, metadata: dict[str, Any] | None, shape: Shape) -> None:
         """Shards and files that are missing, or there without being counted."""
         inventory, report = self.inventory, self.report
         is_test = shape.rows_each is not None
         if metadata is None and not is_test:
-            report.add("file-missing", "metadata.json", "", f"is missing; {_AGAIN}")
+            report.add("file-missing", "metadata.json", "", f"is missing; {FETCH_AGAIN}")
         counted = None
         if metadata and not (is_test and "num_shards" not in metadata):
             counted = whole_number(metadata, "num_shards", "metadata.json", report, least=1)
@@ -206,10 +227,14 @@ class _FolderCheck:
             said = "the shards' numbers have a gap" if counted is None else f"is {counted}"
             report.add(
                 "shard-missing",
-                "metadata.json",
-                "num_shards",
+                "." if metadata is None else "metadata.json",
+                "" if metadata is None else "num_shards",
                 f"{said}, but there is no file of {which} (such as {inventory.expected('video', first)}); fetch them, "
-                "or set num_shards and num_images to what is there",
+                + (
+                    "or number the files from 0"
+                    if metadata is None
+                    else "or set num_shards and num_images to what is there"
+                ),
             )
         for number in inventory.numbers:
             present: list[Role] = [role for role in ROLES if number in inventory.files[role]]
@@ -221,6 +246,15 @@ class _FolderCheck:
                     f"belongs to shard {number}, but metadata.json counts {counted}; move the shard away, or correct "
                     "num_shards and num_images",
                 )
+            if is_test and "segments" not in present and self._counts_rows(number):
+                report.add(
+                    "file-missing",
+                    inventory.expected("segments", number),
+                    "",
+                    f"is missing: {inventory.files['metadata'][number]} counts as many frames as "
+                    f"{inventory.files['states'][number]} has rows, as of recordings, though the sizes are those of a "
+                    f"test split's samples; {FETCH_AGAIN}",
+                )
             for role in ROLES:
                 optional = is_test and (role == "segments" or (role == "metadata" and not inventory.files["metadata"]))
                 if role not in present and not optional:
@@ -228,8 +262,14 @@ class _FolderCheck:
                         "file-missing",
                         inventory.expected(role, number),
                         "",
-                        f"is missing though shard {number} has {inventory.files[present[0]][number]}; {_AGAIN}",
+                        f"is missing though shard {number} has {inventory.files[present[0]][number]}; {FETCH_AGAIN}",
                     )
+
+    def _counts_rows(self, number: int) -> bool:
+        """Whether a shard that is read as samples is said to have as many frames as it has state rows."""
+        stated = next((part.stated for part in self.parts if part.number == number), None)
+        name = self.inventory.readable("states", number)
+        return stated is not None and name is not None and stated * ROW_BYTES == self.inventory.sizes[name]
 
     def _check_total(self, metadata: dict[str, Any] | None, shape: Shape) -> None:
         if not metadata or (shape.rows_each is not None and "num_images" not in metadata):
@@ -248,7 +288,7 @@ class _FolderCheck:
                 "metadata-mismatch",
                 "metadata.json",
                 "num_images",
-                f"is {stated} but the shards have {units} {what}; correct it, or {_AGAIN}",
+                f"is {stated} but the shards have {units} {what}; correct it, or {FETCH_AGAIN}",
             )
 
     def _advance(self, frames: int) -> None:
@@ -280,10 +320,10 @@ class _Guard:
         return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, (OSError, ValueError, ArithmeticError, MemoryError)):
+        if not isinstance(error, Exception):  # a broken file may bring any of them out of a decoder
             return False
         said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         self.report.add(
-            "unreadable", self.name, "", f"cannot be checked ({' '.join(str(said).split())[:200]}); {_AGAIN}"
+            "unreadable", self.name, "", f"cannot be checked ({' '.join(str(said).split())[:200]}); {FETCH_AGAIN}"
         )
         return True

@@ -9,6 +9,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from foreframe.data.layout import FETCH_AGAIN
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,7 +37,7 @@ _BESIDE = re.compile(
 )
 """What may lie beside the data."""
 _LARGEST_JSON = 1 << 20
-_AGAIN = "fetch the file again, or write the data set again"
+_LARGEST_NUMBER = 1 << 63
 
 
 @dataclass
@@ -72,27 +74,29 @@ class Inventory:
 
 def holds_data(folder: Path) -> bool:
     """Whether anything in a folder has the name of a data set's file or folder."""
-    names = {name for name, _ in _listed(folder)}
+    names = {name for name, _ in listed(folder)}
     nested = {name for names in _FOLDERS.values() for name in names}
-    if "metadata.json" in names or any(p.fullmatch(name) for p in _PATTERNS.values() for name in names):
+    if names & {"metadata.json", "encoding.json"} or any(
+        p.fullmatch(name) for p in _PATTERNS.values() for name in names
+    ):
         return True
     return any(
         pattern.fullmatch(name)
         for role, pattern in _PATTERNS.items()
         for sub in nested & names & set(_FOLDERS[role])
-        for name, _ in _listed(folder / sub)
+        for name, _ in listed(folder / sub)
     )
 
 
 def take_inventory(root: Path, report: Report) -> Inventory:
     """List a folder and its known sub-folders, once each; report what does not belong and what cannot be read."""
     inventory = Inventory(root=root)
-    top = _listed(root, report, ".")
+    top = listed(root, report, ".")
     nested: dict[str, list[tuple[str, bool]]] = {}
     for name, is_folder in top:
         if any(name in names for names in _FOLDERS.values()):
             if is_folder:
-                nested[name] = _listed(root / name, report, name)
+                nested[name] = listed(root / name, report, name)
             else:
                 report.add("not-a-file", name, "", "is a file or a broken link where a folder should be; replace it")
     video_folders = {"": top, "videos": nested.get("videos", [])}
@@ -184,21 +188,28 @@ def _role(name: str) -> tuple[Role | None, int]:
 
 
 def _measure(inventory: Inventory, name: str, report: Report) -> None:
-    """Note a file's size, or report that it is no file, is empty or cannot be read."""
-    path = inventory.root / name
+    """Note a file's size, if it can be read."""
+    size = check_file(inventory.root, name, report)
+    if size is not None:
+        inventory.sizes[name] = size
+
+
+def check_file(root: Path, name: str, report: Report, *, may_be_empty: bool = False) -> int | None:
+    """A file's bytes; what is no file, is empty or cannot be read is reported."""
+    path = root / name
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            report.add("not-a-file", name, "", f"is {_what(status.st_mode)}, not a file; replace it: {_AGAIN}")
-            return
+            report.add("not-a-file", name, "", f"is {_what(status.st_mode)}, not a file; replace it: {FETCH_AGAIN}")
+            return None
         with path.open("rb"):
             pass
     except OSError as error:
         report.add("unreadable", name, "", f"cannot be read ({error.strerror}); mend the link or its permissions")
-        return
-    inventory.sizes[name] = status.st_size
-    if status.st_size == 0:
-        report.add("file-empty", name, "byte 0", f"is an empty file; {_AGAIN}")
+        return None
+    if status.st_size == 0 and not may_be_empty:
+        report.add("file-empty", name, "byte 0", f"is an empty file; {FETCH_AGAIN}")
+    return status.st_size
 
 
 def _what(mode: int) -> str:
@@ -208,7 +219,12 @@ def _what(mode: int) -> str:
     return "a device"
 
 
-def _listed(folder: Path, report: Report | None = None, name: str = "") -> list[tuple[str, bool]]:
+def is_beside(name: str) -> bool:
+    """Whether a file or folder may lie beside the data."""
+    return bool(_BESIDE.fullmatch(name))
+
+
+def listed(folder: Path, report: Report | None = None, name: str = "") -> list[tuple[str, bool]]:
     """Names in a folder, sorted, each with whether it is a folder (links followed once)."""
     try:
         with os.scandir(folder) as entries:
@@ -231,34 +247,49 @@ def read_json(root: Path, name: str, report: Report) -> dict[str, Any] | None:
     path = root / name
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            report.add("not-a-file", name, "", f"is {_what(path.stat().st_mode)}, not a file; replace it: {_AGAIN}")
+            report.add(
+                "not-a-file", name, "", f"is {_what(path.stat().st_mode)}, not a file; replace it: {FETCH_AGAIN}"
+            )
             return None
         if (size := path.stat().st_size) > _LARGEST_JSON:
-            report.add("metadata-invalid", name, "", f"has {size} bytes where a few keys are expected; {_AGAIN}")
+            report.add("metadata-invalid", name, "", f"has {size} bytes where a few keys are expected; {FETCH_AGAIN}")
             return None
-        content = json.loads(path.read_bytes().decode("utf-8"))
+        twice: list[str] = []
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=lambda pairs: _object(pairs, twice))
     except json.JSONDecodeError as error:
-        report.add("metadata-invalid", name, f"byte {error.pos}", f"is not JSON ({error.msg}); {_AGAIN}")
+        report.add("metadata-invalid", name, f"byte {error.pos}", f"is not JSON ({error.msg}); {FETCH_AGAIN}")
         return None
     except UnicodeDecodeError as error:
-        report.add("metadata-invalid", name, f"byte {error.start}", f"is not UTF-8 text; {_AGAIN}")
+        report.add("metadata-invalid", name, f"byte {error.start}", f"is not UTF-8 text; {FETCH_AGAIN}")
         return None
     except (ValueError, RecursionError):
-        report.add("metadata-invalid", name, "", f"cannot be read as JSON; {_AGAIN}")
+        report.add("metadata-invalid", name, "", f"cannot be read as JSON; {FETCH_AGAIN}")
         return None
     except OSError as error:
         report.add("unreadable", name, "", f"cannot be read ({error.strerror}); mend the link or its permissions")
         return None
+    for key in twice:
+        report.add("metadata-invalid", name, key[:60], f"is given more than once; keep one, or {FETCH_AGAIN}")
     if not isinstance(content, dict):
-        report.add("metadata-invalid", name, "", f"is a JSON {type(content).__name__}, not an object; {_AGAIN}")
+        report.add("metadata-invalid", name, "", f"is a JSON {type(content).__name__}, not an object; {FETCH_AGAIN}")
         return None
     return cast("dict[str, Any]", content)
+
+
+def _object(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    """A JSON object; keys that it has more than once are added to `twice`."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen and key not in twice:
+            twice.append(key)
+        seen.add(key)
+    return dict(pairs)
 
 
 def whole_number(content: dict[str, Any], key: str, name: str, report: Report, *, least: int) -> int | None:
     """A whole number of at least `least`, or None and a finding."""
     value: object = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LARGEST_NUMBER:
         said = "is missing" if key not in content else f"is {repr(value)[:60]}"
         report.add("metadata-invalid", name, key, f"{said}, expected a whole number of at least {least}; correct it")
         return None

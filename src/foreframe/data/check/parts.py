@@ -11,6 +11,7 @@ import numpy as np
 
 from foreframe.data.check.inventory import read_json, whole_number
 from foreframe.data.check.rows import (
+    ROW_BYTES,
     Array,
     ChannelRanges,
     looks_float,
@@ -20,17 +21,15 @@ from foreframe.data.check.rows import (
     token_blocks,
 )
 from foreframe.data.check.video import VideoFacts
-from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS
+from foreframe.data.layout import FETCH_AGAIN, TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS
 from foreframe.states import NUM_CHANNELS
 
 if TYPE_CHECKING:
     from foreframe.data.check.findings import Report
     from foreframe.data.check.inventory import Inventory
 
-_ROW_BYTES = NUM_CHANNELS * 4
 _GRID = 32
 """Side of the token grids of 1X's data (challenge-facts 1.3)."""
-_AGAIN = "fetch the file again, or write the data set again"
 
 
 @dataclass
@@ -110,8 +109,8 @@ def count_units(part: Part, inventory: Inventory, shape: Shape) -> int:
     if size and size % 4 == 0 and shape.rows_each is None:
         votes.append(size // 4)
     size = _size(inventory, "states", part.number)
-    if size and size % (_ROW_BYTES * shape.rows(1)) == 0:
-        votes.append(size // (_ROW_BYTES * shape.rows(1)))
+    if size and size % (ROW_BYTES * shape.rows(1)) == 0:
+        votes.append(size // (ROW_BYTES * shape.rows(1)))
     if part.video.num_frames and part.video.num_frames % shape.frames(1) == 0:
         votes.append(part.video.num_frames // shape.frames(1))
     blocks = _size(inventory, "video", part.number) // shape.block_bytes if inventory.kind == "tokens" else 0
@@ -135,7 +134,7 @@ def open_part(part: Part, inventory: Inventory, shape: Shape, report: Report) ->
             "metadata-mismatch",
             name,
             "shard_num_frames",
-            f"is {part.stated} but the shard's files hold {units} {_units(shape)}; correct it, or {_AGAIN}",
+            f"is {part.stated} but the shard's files hold {units} {_units(shape)}; correct it, or {FETCH_AGAIN}",
         )
     if name := inventory.readable("states", part.number):
         part.states = _open_states(inventory, name, shape.rows(units), report)
@@ -150,7 +149,7 @@ def open_part(part: Part, inventory: Inventory, shape: Shape, report: Report) ->
             name,
             f"frame {min(part.video.num_frames, shape.frames(units))}",
             f"has {part.video.num_frames} frames but the shard has {shape.rows(units)} state rows (by its files), "
-            f"which go with {shape.frames(units)}; {_AGAIN}",
+            f"which go with {shape.frames(units)}; {FETCH_AGAIN}",
         )
 
 
@@ -164,7 +163,7 @@ def _size(inventory: Inventory, role: Any, number: int) -> int:
 
 
 def _open_states(inventory: Inventory, name: str, rows: int, report: Report) -> Array | None:
-    size, expected, path = inventory.sizes[name], rows * _ROW_BYTES, inventory.root / name
+    size, expected, path = inventory.sizes[name], rows * ROW_BYTES, inventory.root / name
     said = f"has {size} bytes, {rows} rows of 25 float32 are {expected}"
     dtype = "<f4"
     if size == 2 * expected and _sane(open_array(path, "<f8", rows * NUM_CHANNELS)):
@@ -179,13 +178,13 @@ def _open_states(inventory: Inventory, name: str, rows: int, report: Report) -> 
             f"{said}: float{'64' if dtype == '<f8' else '16'} instead of float32? write it as little-endian float32",
         )
     elif size != expected:
-        full, rest = divmod(size, _ROW_BYTES)
+        full, rest = divmod(size, ROW_BYTES)
         part_of = f", the last cut after {rest} bytes" if rest else ""
         report.add(
             "states-size",
             name,
-            f"row {min(full, rows)} (byte {min(full, rows) * _ROW_BYTES})",
-            f"{said}: it has {full} whole rows{part_of} for {rows} frames; {_AGAIN}",
+            f"row {min(full, rows)} (byte {min(full, rows) * ROW_BYTES})",
+            f"{said}: it has {full} whole rows{part_of} for {rows} frames; {FETCH_AGAIN}",
         )
         rows = min(full, rows)
     values = open_array(path, dtype, rows * NUM_CHANNELS)
@@ -221,7 +220,7 @@ def _open_segments(inventory: Inventory, name: str, count: int, report: Report) 
             "segments-size",
             name,
             f"row {full} (byte {4 * full})",
-            f"{said}: {size // 4} ids for {count} frames; {_AGAIN}",
+            f"{said}: {size // 4} ids for {count} frames; {FETCH_AGAIN}",
         )
         count = full
     values = open_array(path, "<i4", count)
@@ -245,7 +244,7 @@ def _open_tokens(inventory: Inventory, name: str, blocks: int, grid: int, report
             "tokens-dtype",
             name,
             "",
-            f"{said}: {other[1]} instead of int32? write it as little-endian int32, or {_AGAIN}",
+            f"{said}: {other[1]} instead of int32? write it as little-endian int32, or {FETCH_AGAIN}",
         )
         return token_blocks(open_array(path, other[0], blocks * cells), blocks, grid)
     if size != expected:
@@ -254,7 +253,7 @@ def _open_tokens(inventory: Inventory, name: str, blocks: int, grid: int, report
             "tokens-size",
             name,
             f"block {full} (byte {full * cells * 4})",
-            f"{said}: {size // (cells * 4)} whole blocks where {blocks} are wanted; {_AGAIN}",
+            f"{said}: {size // (cells * 4)} whole blocks where {blocks} are wanted; {FETCH_AGAIN}",
         )
         blocks = full
     values = open_array(path, "<i4", blocks * cells)
@@ -276,7 +275,7 @@ def find_shape(parts: list[Part], inventory: Inventory, *, rows_each: int, grid:
     has_segments = bool(inventory.files["segments"])
     if inventory.kind == "raw":
         ratios = [
-            _size(inventory, "states", part.number) / _ROW_BYTES / part.video.num_frames
+            _size(inventory, "states", part.number) / ROW_BYTES / part.video.num_frames
             for part in parts
             if part.video.num_frames
         ]
@@ -284,6 +283,9 @@ def find_shape(parts: list[Part], inventory: Inventory, *, rows_each: int, grid:
         return Shape(rows_each=rows_each if samples else None, grid=grid or _GRID)
     if has_segments:
         return Shape(rows_each=None, grid=grid or _common_grid(parts, inventory, None) or _GRID)
+    if votes := _sample_votes(parts, inventory, rows_each, grid):
+        (samples, side), _ = votes.most_common(1)[0]
+        return Shape(rows_each=rows_each if samples else None, grid=side)
     sizes = {part.number: _size(inventory, "video", part.number) for part in parts}
     if grid is None:
         one, other = _common_grid(parts, inventory, rows_each), _common_grid(parts, inventory, None)
@@ -293,12 +295,45 @@ def find_shape(parts: list[Part], inventory: Inventory, *, rows_each: int, grid:
             return Shape(rows_each=None, grid=other)
     block_bytes = TOKEN_BLOCK_GRIDS * (grid or _GRID) ** 2 * 4
     ratios = [
-        _size(inventory, "states", part.number) / _ROW_BYTES / (sizes[part.number] / block_bytes)
+        _size(inventory, "states", part.number) / ROW_BYTES / (sizes[part.number] / block_bytes)
         for part in parts
         if sizes[part.number]
     ]
     samples = bool(ratios) and float(np.median(ratios)) > 25  # 17 rows to a block of recordings, 64 to a sample
     return Shape(rows_each=rows_each if samples else None, grid=grid or _GRID)
+
+
+def _sample_votes(
+    parts: list[Part], inventory: Inventory, rows_each: int, grid: int | None
+) -> Counter[tuple[bool, int]]:
+    """For shards whose sizes are whole: whether they hold samples, and their grid, by the rule of `layout`."""
+    votes: Counter[tuple[bool, int]] = Counter()
+    for part in parts:
+        rows, rest = divmod(_size(inventory, "states", part.number), ROW_BYTES)
+        if rest or not rows:
+            continue
+        size = _size(inventory, "video", part.number)
+        as_samples = _side(size, rows // rows_each) if rows % rows_each == 0 else None
+        as_recordings = _side(size, math.ceil(rows / TOKEN_BLOCK_FRAMES))
+        if grid is not None:  # stated beside the data
+            as_samples = grid if as_samples == grid else None
+            as_recordings = grid if as_recordings == grid else None
+        # Sizes alone may fit both, with different grids: 1X's own is 32.
+        doubtful = as_recordings is not None and _GRID in (as_samples, as_recordings)
+        if as_samples and (as_samples == _GRID if doubtful else rows != part.stated):
+            votes[True, as_samples] += 1
+        elif as_recordings:
+            votes[False, as_recordings] += 1
+        elif as_samples:
+            votes[True, as_samples] += 1
+    return votes
+
+
+def _side(size: int, blocks: int) -> int | None:
+    """Side of the square int32 grids if so many blocks have that size."""
+    cells, rest = divmod(size, blocks * TOKEN_BLOCK_GRIDS * 4)
+    side = math.isqrt(cells)
+    return side if rest == 0 and side * side == cells and side > 0 else None
 
 
 def _common_grid(parts: list[Part], inventory: Inventory, rows_each: int | None) -> int | None:
@@ -308,13 +343,23 @@ def _common_grid(parts: list[Part], inventory: Inventory, rows_each: int | None)
         lengths = (
             {part.stated, _size(inventory, "segments", part.number) // 4} if rows_each is None else set[int | None]()
         )
-        lengths.add(_size(inventory, "states", part.number) // _ROW_BYTES)
+        lengths.add(_size(inventory, "states", part.number) // ROW_BYTES)
         for rows in lengths:
             if not rows or (rows_each is not None and rows % rows_each):
                 continue
             blocks = rows // rows_each if rows_each else math.ceil(rows / TOKEN_BLOCK_FRAMES)
-            for scale in (1, 2, 0.5):  # another number type keeps the side
+            wide = _looks_int64(inventory, part.number)
+            for scale in (1, 2) if wide else (1, 0.5):  # another number type keeps the side
                 area = _size(inventory, "video", part.number) / (blocks * TOKEN_BLOCK_GRIDS * 4 * scale)
                 if area >= 1 and area == math.isqrt(int(area)) ** 2:
                     sides[math.isqrt(int(area))] += 2 if scale == 1 else 1
     return max(sides, key=lambda side: (sides[side], side == _GRID)) if sides else None
+
+
+def _looks_int64(inventory: Inventory, number: int) -> bool:
+    """Whether a token file's numbers take eight bytes: the upper four are empty."""
+    name = inventory.readable("video", number)
+    if name is None or inventory.sizes[name] < 8:
+        return False
+    words = np.asarray(open_array(inventory.root / name, "<i4", min(inventory.sizes[name] // 8 * 2, 1 << 14)))
+    return not words[1::2].any() and bool(words[::2].any())

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foreframe.data.check.video import place, runs
-from foreframe.data.layout import TOKEN_BLOCK_GRIDS
+from foreframe.data.layout import FETCH_AGAIN, TOKEN_BLOCK_GRIDS
 from foreframe.states import CHANNELS, NUM_CHANNELS
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 """Rows looked at at once."""
-_ROW_BYTES = NUM_CHANNELS * 4
-_AGAIN = "fetch the file again, or write the data set again"
+ROW_BYTES = NUM_CHANNELS * 4
+"""Bytes of a row of states."""
 _LIMITS = np.array([{"angle": 4 * np.pi, "closure": 2.0, "velocity": 20.0}[channel.kind] for channel in CHANNELS])
 """Two turns, twice shut, and faster than any humanoid."""
 
@@ -115,7 +115,7 @@ def check_states(states: Array, name: str, report: Report) -> ChannelRanges:
                 "states-not-finite",
                 name,
                 where_cell(first, last, channel),
-                f"is {value}; leave the rows out, or {_AGAIN}",
+                f"is {value}; leave the rows out, or {FETCH_AGAIN}",
             )
     for channel, (row, value, count) in far.items():
         hint = {"angle": "degrees", "closure": "percent"}.get(CHANNELS[channel].kind, "another unit")
@@ -132,7 +132,12 @@ def check_states(states: Array, name: str, report: Report) -> ChannelRanges:
 
 def where_cell(first: int, last: int, channel: int) -> str:
     """ "row 17, channel neck_pitch (byte 1780)"."""
-    return f"{place('row', first, last)}, channel {CHANNELS[channel].name} (byte {first * _ROW_BYTES + channel * 4})"
+    return f"{place('row', first, last)}, {where_channel(channel)} (byte {first * ROW_BYTES + channel * 4})"
+
+
+def where_channel(channel: int) -> str:
+    """ "channel neck_pitch"."""
+    return f"channel {CHANNELS[channel].name}"
 
 
 def check_segments(ids: Array, name: str, report: Report, *, before: int | None) -> int | None:
@@ -145,14 +150,14 @@ def check_segments(ids: Array, name: str, report: Report, *, before: int | None)
             "segments-negative",
             name,
             f"{place('row', first, last)} (byte {first * 4})",
-            f"is {values[first]}; ids count recordings from 0: {_AGAIN}",
+            f"is {values[first]}; ids count recordings from 0: {FETCH_AGAIN}",
         )
     for row in (np.flatnonzero(np.diff(values) < 0) + 1)[:100000].tolist():
         report.add(
             "segments-decreasing",
             name,
             f"row {row} (byte {row * 4})",
-            f"is {values[row]} after {values[row - 1]}; ids must not decrease: {_AGAIN}",
+            f"is {values[row]} after {values[row - 1]}; ids must not decrease: {FETCH_AGAIN}",
         )
     if before is not None and values[0] < before:
         report.add(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import av.error
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation
 
 from foreframe.data.check.motion import MOTION_SIZE, image_motion
+from foreframe.data.layout import FETCH_AGAIN
 from foreframe.data.video import ONE_THREAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from av.container import InputContainer
@@ -33,9 +34,10 @@ _BATCH = 128
 """Pictures whose motion is measured at once."""
 _BLACK = 20
 """Largest luma of a black picture; 16 is black itself."""
+_LARGEST_INDEX = 1 << 26
+"""Bytes of an mp4's index up to which it is looked into; an hour of pictures has 2 MB."""
 _SAME = 2
 """Largest difference, in levels of a small grey picture, that a codec leaves where nothing moves."""
-_AGAIN = "fetch the file again, or write the data set again"
 
 
 @dataclass
@@ -72,14 +74,18 @@ def check_video(
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        report.add("video-container", name, "", f"cannot be opened as a video ({_reason(error)}); {_AGAIN}")
+        report.add("video-container", name, "", f"cannot be opened as a video ({_reason(error)}); {FETCH_AGAIN}")
         return facts
     with container:
         if not container.streams.video:
             held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            report.add("video-no-stream", name, "", f"holds no pictures, only {held}; {_AGAIN}")
+            report.add("video-no-stream", name, "", f"holds no pictures, only {held}; {FETCH_AGAIN}")
             return facts
         stream = container.streams.video[0]
+        # PyAV says that there always is one, and gives None where it has no decoder.
+        if cast("object", stream.codec_context) is None:
+            report.add("video-container", name, "", f"names a codec that is not known; {FETCH_AGAIN}")
+            return facts
         stream.codec_context.thread_count = 1
         _Pass(facts, name, report, decode, motion_frames, on_frame).run(container, stream)
     return facts
@@ -98,26 +104,59 @@ def _check_boxes(path: Path, name: str, report: Report) -> bool:
             elif length == 0:
                 length = size - place
             if place == 0 and kind != b"ftyp":
-                report.add("video-not-mp4", name, "byte 0", f"starts with {head[:8]!r}, not as an mp4; {_AGAIN}")
+                report.add("video-not-mp4", name, "byte 0", f"starts with {head[:8]!r}, not as an mp4; {FETCH_AGAIN}")
                 return False
             if len(head) < 8 or length < 8 or not kind.isascii() or not kind.decode().isprintable():
-                report.add("video-container", name, f"byte {place}", f"holds no mp4 box there; {_AGAIN}")
+                report.add("video-container", name, f"byte {place}", f"holds no mp4 box there; {FETCH_AGAIN}")
                 break
             kinds.append(kind)
+            if kind == b"moov" and place + length <= size and length <= _LARGEST_INDEX:
+                file.seek(place)
+                _check_matrix(file.read(length), name, place, report)
             if place + length > size:
                 report.add(
                     "video-truncated",
                     name,
                     f"byte {size}",
-                    f"ends inside its {kind.decode()!r} box, {place + length - size} bytes early; {_AGAIN}",
+                    f"ends inside its {kind.decode()!r} box, {place + length - size} bytes early; {FETCH_AGAIN}",
                 )
                 break
             place += length
     if b"moov" in kinds:
         return True
     if not report.counts.get(("video-truncated", name)):
-        report.add("video-truncated", name, f"byte {size}", f"lacks its index (no 'moov' box); {_AGAIN}")
+        report.add("video-truncated", name, f"byte {size}", f"lacks its index (no 'moov' box); {FETCH_AGAIN}")
     return False
+
+
+def _check_matrix(moov: bytes, name: str, offset: int, report: Report) -> None:
+    """Whether the pictures' track header asks for them to be turned or mirrored."""
+    for track, begin, end in _boxes(moov, 8, len(moov)):
+        if track != b"trak" or b"vide" not in moov[begin:end]:
+            continue
+        for kind, first, last in _boxes(moov, begin, end):
+            if kind != b"tkhd" or last <= first:
+                continue
+            at = first + (52 if moov[first] == 1 else 40)
+            numbers = [int.from_bytes(moov[at + 4 * i : at + 4 * i + 4], "big", signed=True) for i in range(5)]
+            if at + 36 <= last and (numbers[0] <= 0 or numbers[4] <= 0 or numbers[1] or numbers[3]):
+                report.add(
+                    "video-rotated",
+                    name,
+                    f"byte {offset + at}",
+                    "asks players to turn or mirror its pictures (display matrix), which readers of the data ignore; "
+                    "write the pictures as they are to be seen",
+                )
+
+
+def _boxes(content: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box from `begin` to `end`, and where its content begins and ends."""
+    while begin + 8 <= end:
+        length = int.from_bytes(content[begin : begin + 4], "big")
+        if length < 8 or begin + length > end:
+            return
+        yield content[begin + 4 : begin + 8], begin + 8, begin + length
+        begin += length
 
 
 class _Pass:
@@ -136,6 +175,8 @@ class _Pass:
         self.motion_frames, self.on_frame = motion_frames, on_frame
         self.shown = 0
         """Pictures decoded."""
+        self.time: int | None = None
+        """Time stamp of the last one."""
         self.damaged: list[int] = []
         self.black: list[int] = []
         self.unchanged: list[bool] = []
@@ -151,7 +192,10 @@ class _Pass:
                 if packet.size:
                     if packet.is_corrupt:
                         self.report.add(
-                            "video-truncated", self.name, f"frame {num_packets}", f"ends inside that frame; {_AGAIN}"
+                            "video-truncated",
+                            self.name,
+                            f"frame {num_packets}",
+                            f"ends inside that frame; {FETCH_AGAIN}",
                         )
                     num_packets += 1
                     if not packet.is_discard and packet.pts is not None:
@@ -163,12 +207,12 @@ class _Pass:
                 "video-undecodable",
                 self.name,
                 f"frame {num_packets}",
-                f"cannot be read past that frame ({_reason(error)}); {_AGAIN}",
+                f"cannot be read past that frame ({_reason(error)}); {FETCH_AGAIN}",
             )
         self.facts.num_frames = len(times)
         self.facts.size = (stream.codec_context.width, stream.codec_context.height)
         if not times:
-            self.report.add("video-container", self.name, "", f"holds no picture; {_AGAIN}")
+            self.report.add("video-container", self.name, "", f"holds no picture; {FETCH_AGAIN}")
             return
         self._check_times(np.sort(np.array(times, dtype=np.int64)), stream)
         if self.decode:
@@ -187,6 +231,15 @@ class _Pass:
         self.on_frame(1)
         if picture.is_corrupt:
             self.damaged.append(number)
+        if picture.pts is not None:
+            if self.time is not None and picture.pts <= self.time:
+                self.report.add(
+                    "video-timestamps",
+                    self.name,
+                    f"frame {number}",
+                    f"is shown no later than the one before it; {FETCH_AGAIN}",
+                )
+            self.time = picture.pts
         size = (picture.width, picture.height)
         if self.facts.size is None:
             self.facts.size = size
@@ -232,18 +285,18 @@ class _Pass:
                 "video-undecodable",
                 self.name,
                 place("frame", first, last),
-                f"is damaged or cannot be decoded; {_AGAIN}",
+                f"is damaged or cannot be decoded; {FETCH_AGAIN}",
             )
         for first, last in runs(self.black):
             self.report.add(
-                "video-black", self.name, place("frame", first, last), f"is black; leave it out, or {_AGAIN}"
+                "video-black", self.name, place("frame", first, last), f"is black; leave it out, or {FETCH_AGAIN}"
             )
         if not self.damaged and self.shown != facts.num_frames:
             self.report.add(
                 "video-undecodable",
                 self.name,
                 f"frame {self.shown}",
-                f"decodes to {self.shown} pictures though it has {facts.num_frames} packets of them; {_AGAIN}",
+                f"decodes to {self.shown} pictures though it has {facts.num_frames} packets of them; {FETCH_AGAIN}",
             )
         facts.whole = not self.damaged and self.shown == facts.num_frames
         if facts.whole and self.motion:
