@@ -8,7 +8,7 @@ import numpy as np
 
 from foreframe.data.encoding import read_encoding
 from foreframe.data.integrity import check_rows, without_broken
-from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS, find_layout
+from foreframe.data.layout import TOKEN_BLOCK_GRIDS, find_layout
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,10 +52,6 @@ class TokenDataset:
         files = self.layout.shard(shard)
         shape = (files.num_blocks, TOKEN_BLOCK_GRIDS, self.grid, self.grid)
         return np.memmap(files.video, dtype="<i4", mode="r", shape=shape)
-
-    def num_complete_blocks(self, shard: int) -> int:
-        """Blocks of 17 real frames; an incomplete last one is never used (challenge-facts 1.6)."""
-        return self.layout.shard(shard).num_frames // TOKEN_BLOCK_FRAMES
 
     def states(self, shard: int) -> npt.NDArray[np.float32]:
         """State rows (N, 25) of a shard, or (samples, 64, 25), mapped into memory."""

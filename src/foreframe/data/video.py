@@ -321,11 +321,6 @@ def iterate_windows(
         yield from reader.windows(starts, offsets, size=size)
 
 
-def count_frames(path: Path) -> int:
-    """How many frames the file shows, without decoding them."""
-    return len(VideoIndex.read(path))
-
-
 def downsample(frame: Frames, size: int | None, *, where: str) -> Frames:
     """Mean over whole boxes of pixels, rounded half up: (H, W, 3) to (size, size, 3); None leaves it as it is."""
     height, width, _ = frame.shape
