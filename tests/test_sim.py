@@ -30,7 +30,7 @@ from foreframe.sim.behaviour import Policy
 from foreframe.sim.body import JOINTS, LIMITS
 from foreframe.sim.branch import branch, load_snapshot, replay
 from foreframe.sim.camera import MASK_CLASSES
-from foreframe.sim.generate import run_episode
+from foreframe.sim.generate import GENERATOR_VERSION, run_episode
 from foreframe.sim.navigation import plan_path
 from foreframe.sim.recording import BEHAVIOURS, Recording
 from foreframe.sim.room import _HUES, _palette
@@ -264,7 +264,7 @@ def test_side_files_describe_every_frame(small):
     side = small / "sim"
     settings = json.loads((side / "config.json").read_text())
     records = [json.loads(line) for line in (side / "episodes.jsonl").read_text().splitlines()]
-    assert settings["seed"] == 4 and settings["version"] == 3 and "workers" not in settings
+    assert settings["seed"] == 4 and settings["version"] == GENERATOR_VERSION and "workers" not in settings
     assert [(r["segment"], r["shard"], r["first_frame"]) for r in records] == [(0, 0, 0), (1, 0, 21), (2, 1, 0)]
     for shard, rows in ((0, 42), (1, 21)):
         load = {name: np.load(side / f"{name}_{shard}.npy") for name in ("commands", "poses", "fixtures", "labels")}

@@ -22,6 +22,7 @@ MASK_CLASSES = ("background", "robot", "object", "fixture")
 _MAX_GEOMS = 2000
 _AHEAD = 0.5
 _LIT_HEIGHT = 0.7
+_FLAT = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,26 @@ class HeadCamera:
         self._sun = int(np.flatnonzero(model.light_castshadow)[0])
         flat = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._radius = np.where(flat, np.hypot(model.geom_size[:, 0], model.geom_size[:, 1]), model.geom_rbound)
+        self._rise = np.where(flat, 0, model.geom_size[:, 2])
+        self._casts = np.ones(model.ngeom, dtype=bool)
         self._classes: npt.NDArray[np.uint8] | None = None
+        self._soften_shadows()
+
+    def _soften_shadows(self) -> None:
+        """Let a shadow's edge be the mean of four comparisons with the shadow map instead of one comparison.
+
+        MuJoCo takes the nearest texel, and discards what is less than fully lit by its alpha. As a luminance, the share
+        of light scales the colour and leaves alpha alone.
+        """
+        gl: Any = import_module("OpenGL.GL")
+        gl.glBindTexture(gl.GL_TEXTURE_2D, self._context.shadowTex)
+        for setting, value in (
+            (gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR),
+            (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
+            (gl.GL_DEPTH_TEXTURE_MODE, gl.GL_LUMINANCE),
+        ):
+            gl.glTexParameteri(gl.GL_TEXTURE_2D, setting, value)
+        gl.glBindTexture(gl.GL_TEXTURE_2D, 0)
 
     def close(self) -> None:
         """Free the OpenGL context."""
@@ -155,6 +175,10 @@ class HeadCamera:
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
+        decor = mujoco.mjtCatBit.mjCAT_DECOR.value
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if not self._casts[geom.objid]:
+                geom.category = decor  # which the shadow map leaves out
         mujoco.mjr_render(rectangle, self._scene, self._context)
         pixels = self._buffer.reshape(-1)[: size * size * 3].reshape(size, size, 3)
         mujoco.mjr_readPixels(pixels, None, rectangle, self._context)
@@ -193,6 +217,8 @@ class HeadCamera:
         offset = data.geom_xpos - data.light_xpos[self._sun]
         across = np.linalg.norm(offset - np.outer(offset @ direction, direction), axis=1)
         casts = across < np.sqrt(2) * self._shadow_reach + self._radius
+        casts &= data.geom_xpos[:, 2] + self._rise > _FLAT  # floor and rug have nothing below to throw a shadow on
+        self._casts = casts
         # A shadow reaches from the thing along the light to the floor.
         length = np.where(casts, (data.geom_xpos[:, 2] + self._radius) / -direction[2], 0)
         nearest = np.minimum(outside, outside + np.outer(length, direction @ outward))

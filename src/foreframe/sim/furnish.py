@@ -242,11 +242,12 @@ class Furnisher:
         low, high = self.config.objects_per_station
         count = int(r.integers(low, high + 1))
         slots = [float(slot) for slot in r.permutation(np.linspace(-0.4, 0.4, 6))]
-        clear = [slot for slot in slots if not any(a - 0.03 < offset + slot < b + 0.03 for a, b in free)]
         names: list[str] = []
-        for slot in clear[:count]:
-            place = (along + offset + slot + float(r.normal(0, 0.01)), depth - float(r.uniform(0.08, 0.22)))
-            names.append(self._loose(wall, place, surface, r))
+        for slot, own in zip(slots, r.spawn(len(slots)), strict=True):  # a stream each: one left out shifts no other
+            if len(names) == count or any(a - 0.03 < offset + slot < b + 0.03 for a, b in free):
+                continue
+            place = (along + offset + slot + float(own.normal(0, 0.01)), depth - float(own.uniform(0.08, 0.22)))
+            names.append(self._loose(wall, place, surface, own))
         return tuple(names)
 
     def _loose(

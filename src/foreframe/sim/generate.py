@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from foreframe.data.layout import Style
     from foreframe.sim.simulator import Observation
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raised whenever the same seed gives other data."""
 
 

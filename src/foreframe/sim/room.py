@@ -50,7 +50,7 @@ _HUES: dict[Split, tuple[tuple[float, float], ...]] = {
 class RoomConfig:
     """What does not change from room to room."""
 
-    shadow_size: int = 768
+    shadow_size: int = 640
     """Side of the shadow map, texels."""
     shadow_reach: float = 1.5
     """Around a point in front of the robot within which things cast shadows, m."""
@@ -223,9 +223,10 @@ def build_room(
     {body_assets(look)}{"".join(scene.assets)}
   </asset>
   <worldbody>
-    {fills}{shell}{"".join(scene.bodies)}
+    {fills}
     {body_xml(camera_height=config.camera_height, fovy=config.fovy, extra=sun)}
-    {"".join(maker.object_xml)}
+    {"".join(maker.object_xml)}{"".join(scene.bodies)}
+    <body>{shell}</body> <!-- last: software rendering gains from what is near being drawn first -->
   </worldbody>
   <actuator>{actuator_xml()}</actuator>
 </mujoco>"""
