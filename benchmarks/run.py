@@ -21,7 +21,7 @@ from foreframe.data.clips import clip_ids
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_frames
 from foreframe.evaluate import code_version, processor
-from foreframe.inference.autoregressive import greedy_rollout
+from foreframe.inference.autoregressive import rollout
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import find_weights, load_model
 from foreframe.recipes import RECIPES
@@ -99,7 +99,7 @@ def main() -> None:
         random_windows(),
         encode,
         rate("compression_tiny forward and backward", train_step, count=8, unit="clips/s"),
-        rate("compression_tiny rollout", lambda: greedy_rollout(model, tokens[:, :3], states), count=8, unit="clips/s"),
+        rate("compression_tiny rollout", lambda: rollout(model, tokens[:, :3], states), count=8, unit="clips/s"),
     ]
     out = Path(__file__).parent / "results.json"
     machine = {"code": code_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}

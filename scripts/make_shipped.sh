@@ -17,7 +17,7 @@ rm $PACKAGE/sample/*/sim/poses_*.npy # for their size
 
 # 2. What the weights learn from, two hours: 600 rooms of 12 s, validated on 48 other rooms; none of the sample's.
 [ -d "$WORK/data/val" ] || $FOREFRAME data simulate "$WORK/data/val" --split val --seed 2 --episodes 48 --seconds 6 --episodes-per-shard 12
-[ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --episodes 600 --seconds 12 --episodes-per-shard 20
+[ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --episodes 600 --seconds 12 --episodes-per-shard 5
 
 # 3. The tokenizer: the one that ships, tuned for 1,000 steps on the squared error. It began on evesim 1's rooms: 2,700 steps
 # with --track.absolute-weight 0.2, then 450 without.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +12,22 @@ import torch
 
 from foreframe.baselines import (
     REGIMES,
+    CellStatistics,
     TokenStatistics,
     blur,
+    cell_log_probs,
+    cell_top_k,
     context_mean,
     copy_last,
     copy_log_probs,
     copy_sources,
     copy_top_k,
     unigram_log_probs,
+    unigram_top_k,
 )
 from foreframe.errors import InputError
 from foreframe.metrics.tokens import top_k_cross_entropy
+from foreframe.models.weights import read_tensors, save_tensors
 
 VOCAB_SIZE = 12
 
@@ -177,6 +183,269 @@ class TestTokens:
         indices, values = copy_top_k(large, source, k=500, grid_step=0, regime="autoregressive")
         assert indices.shape == (32, 32, 500)
         assert (values.exp().sum(-1) <= 1).all()
+        cells = CellStatistics.fit([pair], large)
+        assert cells.counts.shape == (1024, 64_000)
+        assert cell_log_probs(cells, large, pair[3:]).isfinite().all()
+
+    @pytest.mark.parametrize("k", [1, 5, VOCAB_SIZE])
+    def test_unigram_top_k(self, statistics: TokenStatistics, k: int) -> None:
+        indices, values = unigram_top_k(statistics, k=k)
+        assert (indices.dtype, values.dtype, len(indices)) == (torch.int32, torch.float32, k)
+        torch.testing.assert_close(values, statistics.log_unigram.sort(descending=True).values[:k].float())
+        torch.testing.assert_close(values, statistics.log_unigram[indices.long()].float())
+        with pytest.raises(ValueError, match="number of tokens"):
+            unigram_top_k(statistics, k=0)
+
+
+def local_pairs(seed: int = 0, *, num: int = 40, sameness: float = 0.0) -> torch.Tensor:
+    """(num, 6, 3, 4) tokens from a distribution of each cell's own, mixed with one of all cells."""
+    everywhere = 1.0 / torch.arange(1, VOCAB_SIZE + 1)
+    own = torch.rand(12, VOCAB_SIZE, generator=torch.Generator().manual_seed(99)) ** 6
+    mixed = sameness * everywhere / everywhere.sum() + (1 - sameness) * own / own.sum(1, keepdim=True)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(mixed, num * 6, replacement=True, generator=generator).T.reshape(num, 6, 3, 4)
+
+
+def rooms(seed: int, *, num: int, pairs_each: int = 5) -> tuple[torch.Tensor, list[int]]:
+    """Pairs of still rooms: a cell shows one of its tokens throughout a recording, most of the time."""
+    stills = local_pairs(seed, num=num, sameness=0.7)[:, :1].repeat_interleave(pairs_each, 0).expand(-1, 6, -1, -1)
+    moved = torch.rand(stills.shape, generator=torch.Generator().manual_seed(seed)) < 0.1
+    pairs = torch.where(moved, local_pairs(seed + 1, num=len(stills), sameness=0.7), stills)
+    return pairs, [index // pairs_each for index in range(len(pairs))]
+
+
+def naive_likelihood(asked: np.ndarray, given: np.ndarray, unigram: np.ndarray, weight: float) -> float:
+    """Of each count in `asked` (cells, V), from the counts `given`, which may lack one of the same token."""
+    p = (given + weight * unigram) / (given.sum(1, keepdims=True) + weight)
+    return float((asked[asked > 0] * np.log(p[asked > 0])).sum())
+
+
+def leave_one_out(counts: np.ndarray, unigram: np.ndarray, weight: float) -> float:
+    total = 0.0
+    for cell, token in np.argwhere(counts):
+        others = counts[cell].copy()
+        others[token] -= 1
+        p = (others[token] + weight * unigram[token]) / (others.sum() + weight)
+        total += counts[cell, token] * math.log(p)
+    return total
+
+
+@pytest.fixture(scope="module")
+def unigram() -> TokenStatistics:
+    return TokenStatistics.fit(local_pairs(), vocab_size=VOCAB_SIZE)
+
+
+@pytest.fixture(scope="module")
+def cells(unigram: TokenStatistics) -> CellStatistics:
+    return CellStatistics.fit(iter(local_pairs()), unigram)
+
+
+class TestCells:
+    def test_counts_are_what_was_seen(self, cells: CellStatistics, unigram: TokenStatistics) -> None:
+        future = local_pairs()[:, 3:].flatten(2)
+        for cell in range(12):
+            assert cells.counts[cell].tolist() == [int((future[..., cell] == z).sum()) for z in range(VOCAB_SIZE)]
+        assert cells.counts.dtype == torch.int32
+        assert cells.totals.tolist() == [120.0] * 12
+        assert tuple(cells.counts.sum(0).tolist()) == unigram.counts
+
+    def test_every_cell_has_a_distribution(self, cells: CellStatistics, unigram: TokenStatistics) -> None:
+        every_token = torch.arange(VOCAB_SIZE).view(-1, 1, 1).expand(-1, 3, 4)
+        log_probs = cell_log_probs(cells, unigram, every_token)
+        assert log_probs.dtype == torch.float64
+        torch.testing.assert_close(log_probs.exp().sum(0), torch.ones(3, 4, dtype=torch.float64))
+
+    def test_log_probs_equal_a_naive_loop(self, cells: CellStatistics, unigram: TokenStatistics) -> None:
+        targets = local_pairs(1, num=2)[:, 3:].int()
+        log_probs = cell_log_probs(cells, unigram, targets)
+        assert log_probs.shape == targets.shape
+        u = unigram.log_unigram.exp()
+        for clip, grid, row, column in np.ndindex(*targets.shape):
+            z = int(targets[clip, grid, row, column])
+            seen = int(cells.counts[4 * row + column, z])
+            p = (seen + cells.weight * u[z].item()) / (120 + cells.weight)
+            assert log_probs[clip, grid, row, column].item() == pytest.approx(math.log(p), abs=1e-12)
+
+    @pytest.mark.parametrize("sameness", [0.0, 0.5, 0.8])
+    def test_weight_is_the_likeliest_with_each_token_left_out(self, sameness: float) -> None:
+        pairs = local_pairs(num=30, sameness=sameness)
+        unigram = TokenStatistics.fit(pairs, vocab_size=VOCAB_SIZE)
+        cells = CellStatistics.fit(pairs, unigram)
+        counts, u = cells.counts.numpy().astype(np.float64), unigram.log_unigram.exp().numpy()
+        dense = np.exp(np.linspace(math.log(0.1), math.log(1e5), 400))
+        likelihoods = [leave_one_out(counts, u, weight) for weight in dense]
+        assert leave_one_out(counts, u, cells.weight) >= max(likelihoods)
+        assert cells.weight == pytest.approx(dense[int(np.argmax(likelihoods))], rel=0.04)
+
+    def test_weight_is_the_likeliest_with_half_the_recordings_left_out(self) -> None:
+        pairs, recordings = rooms(0, num=31)
+        unigram = TokenStatistics.fit(pairs, vocab_size=VOCAB_SIZE)
+        cells = CellStatistics.fit(pairs, unigram, recordings=recordings)
+        assert torch.equal(cells.counts, CellStatistics.fit(pairs, unigram).counts)
+        one_hot = np.eye(VOCAB_SIZE)[pairs[:, 3:].flatten(2).numpy()].sum(1)  # (pairs, cells, V)
+        odd = np.array(recordings) % 2 == 1
+        halves, u = (one_hot[~odd].sum(0), one_hot[odd].sum(0)), unigram.log_unigram.exp().numpy()
+
+        def likelihood(weight: float) -> float:
+            return sum(naive_likelihood(asked, given, u, weight) for asked, given in (halves, halves[::-1]))
+
+        dense = np.exp(np.linspace(math.log(0.1), math.log(1e5), 2000))
+        likelihoods = [likelihood(weight) for weight in dense]
+        assert likelihood(cells.weight) >= max(likelihoods)
+        assert cells.weight == pytest.approx(dense[int(np.argmax(likelihoods))], rel=0.01)
+
+    def test_recordings_that_repeat_themselves_need_to_be_named(self) -> None:
+        pairs, recordings = rooms(0, num=30)
+        held_out, _ = rooms(50, num=30)
+        unigram = TokenStatistics.fit(pairs, vocab_size=VOCAB_SIZE)
+
+        def score(cells: CellStatistics) -> float:
+            return float(cell_log_probs(cells, unigram, held_out[:, 3:]).mean())
+
+        named = CellStatistics.fit(pairs, unigram, recordings=recordings)
+        unnamed = CellStatistics.fit(pairs, unigram)
+        assert unnamed.weight < named.weight
+        assert score(named) > max(score(unnamed), float(unigram_log_probs(unigram, held_out[:, 3:]).mean()))
+        assert CellStatistics.fit(pairs, unigram, recordings=[7] * len(pairs)).weight == unnamed.weight
+
+    def test_beats_the_unigram_where_cells_matter(self, cells: CellStatistics, unigram: TokenStatistics) -> None:
+        held_out = local_pairs(2)[:, 3:]
+        gain = cell_log_probs(cells, unigram, held_out) - unigram_log_probs(unigram, held_out)
+        assert gain.mean() > 0.5
+
+    def test_equals_the_unigram_where_cells_do_not_matter(self) -> None:
+        # Every cell sees the same tokens: what a cell has of its own is less than chance would give it.
+        pairs = torch.arange(6).view(6, 1, 1).expand(6, 3, 4).repeat(4, 1, 1, 1)
+        pairs[1::2, 3:] -= 3
+        unigram = TokenStatistics.fit(pairs, vocab_size=6)
+        cells = CellStatistics.fit(pairs, unigram)
+        torch.testing.assert_close(
+            cell_log_probs(cells, unigram, pairs[0, 3:]), unigram_log_probs(unigram, pairs[0, 3:]), rtol=0, atol=1e-3
+        )
+        chance, held_out = local_pairs(3, num=4, sameness=1.0), local_pairs(4, sameness=1.0)[:, 3:]
+        unigram = TokenStatistics.fit(chance, vocab_size=VOCAB_SIZE)
+        cells = CellStatistics.fit(chance, unigram)
+        gain = cell_log_probs(cells, unigram, held_out) - unigram_log_probs(unigram, held_out)
+        assert abs(float(gain.mean())) < 1e-3
+
+    def test_a_cell_seen_once_has_a_weight(self) -> None:
+        unigram = TokenStatistics.fit([torch.zeros(6, 1, 1, dtype=torch.int64)], vocab_size=3)
+        once = CellStatistics(counts=torch.tensor([[1, 0, 0]], dtype=torch.int32), weight=2.0)
+        assert cell_log_probs(once, unigram, torch.tensor([[1]])).isfinite().all()
+        fitted = CellStatistics.fit([torch.zeros(6, 1, 1, dtype=torch.int64)], unigram)
+        assert 0 < fitted.weight < math.inf
+
+    @pytest.mark.parametrize("k", [1, 5, VOCAB_SIZE])
+    def test_top_k_equals_a_full_sort(self, cells: CellStatistics, unigram: TokenStatistics, k: int) -> None:
+        every_token = torch.arange(VOCAB_SIZE).view(-1, 1, 1).expand(-1, 3, 4)
+        whole = cell_log_probs(cells, unigram, every_token).flatten(1).T  # (cells, V)
+        indices, values = cell_top_k(cells, unigram, k=k)
+        assert (indices.dtype, values.dtype, indices.shape) == (torch.int32, torch.float32, (12, k))
+        torch.testing.assert_close(values, whole.sort(descending=True).values[:, :k].float())
+        torch.testing.assert_close(values, whole.gather(1, indices.long()).float())
+        if k == VOCAB_SIZE:
+            targets = local_pairs(1)[:, 3:4]
+            plain = -cell_log_probs(cells, unigram, targets).flatten(1).mean(1)
+            top = (x.view(1, 1, 3, 4, k).expand(len(targets), -1, -1, -1, -1) for x in (indices, values))
+            torch.testing.assert_close(
+                top_k_cross_entropy(*top, targets, vocab_size=VOCAB_SIZE), plain, rtol=1e-6, atol=0
+            )
+
+    def test_pieces_change_nothing(
+        self, cells: CellStatistics, unigram: TokenStatistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        top, (pairs, recordings) = cell_top_k(cells, unigram, k=4), rooms(0, num=4)
+        weight = CellStatistics.fit(pairs, unigram, recordings=recordings).weight
+        monkeypatch.setattr("foreframe.baselines._PIECE", 2 * VOCAB_SIZE)
+        again = CellStatistics.fit(local_pairs(), unigram)
+        assert again.weight == pytest.approx(cells.weight, rel=1e-3)
+        assert CellStatistics.fit(pairs, unigram, recordings=recordings).weight == pytest.approx(weight, rel=1e-3)
+        assert all(map(torch.equal, cell_top_k(cells, unigram, k=4), top))
+        cells.save(tmp_path / "cells")
+        loaded = CellStatistics.load(tmp_path / "cells", vocab_size=VOCAB_SIZE, num_cells=12)
+        assert torch.equal(loaded.counts, cells.counts)
+
+    def test_survives_a_file(self, cells: CellStatistics, tmp_path: Path) -> None:
+        for statistics in (cells, CellStatistics(counts=cells.counts * 70_000, weight=1 / 3)):
+            statistics.save(tmp_path / "cells.safetensors")
+            loaded = CellStatistics.load(tmp_path / "cells.safetensors", vocab_size=VOCAB_SIZE, num_cells=12)
+            assert torch.equal(loaded.counts, statistics.counts)
+            assert loaded.counts.dtype == torch.int32
+            assert loaded.weight == statistics.weight
+        assert [path.name for path in tmp_path.iterdir()] == ["cells.safetensors"]
+
+    def test_a_full_disk_leaves_no_half_file(
+        self, cells: CellStatistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def torn(_tensors: object, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("foreframe.baselines.save_tensors", torn)
+        with pytest.raises(OSError, match="No space left"):
+            cells.save(tmp_path / "cells.safetensors")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"version": torch.tensor([2])},
+            {"shape": torch.tensor([13, VOCAB_SIZE])},
+            {"shape": torch.tensor([12, VOCAB_SIZE + 1])},
+            {"weight": torch.tensor([0.0], dtype=torch.float64)},
+            {"weight": torch.tensor([math.nan], dtype=torch.float64)},
+            {"weight": torch.tensor([1.0, 1.0], dtype=torch.float64)},
+            {"counts": None},
+            {"counts": 0},
+            {"counts": -1},
+            {"counts": 0.5},
+            {"counts": 2**40},
+            {"tokens": VOCAB_SIZE},
+            {"tokens": 0},
+            {"num_tokens": 1},
+            {"num_tokens": -1},
+        ],
+    )
+    def test_faulty_files_are_refused(self, cells: CellStatistics, tmp_path: Path, change: dict) -> None:
+        path = tmp_path / "cells.safetensors"
+        cells.save(path)
+        tensors = read_tensors(path)
+        for name, value in change.items():
+            if value is None:
+                del tensors[name]
+            elif isinstance(value, torch.Tensor):
+                tensors[name] = value
+            else:
+                whole = torch.full(tensors[name].shape, value)
+                tensors[name] = whole.int() if value in range(-1, VOCAB_SIZE + 1) else whole
+        save_tensors(tensors, path)
+        with pytest.raises(InputError, match=r"cells\.safetensors: ") as caught:
+            CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
+        assert "\n" not in str(caught.value)
+
+    def test_missing_and_torn_files_are_refused(self, cells: CellStatistics, tmp_path: Path) -> None:
+        path = tmp_path / "cells.safetensors"
+        with pytest.raises(InputError, match=r"cells\.safetensors: cannot be read"):
+            CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
+        cells.save(path)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(InputError, match=r"cells\.safetensors: cannot be read"):
+            CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
+
+    def test_what_does_not_fit_is_refused(self, cells: CellStatistics, unigram: TokenStatistics) -> None:
+        with pytest.raises(InputError, match="empty"):
+            CellStatistics.fit([], unigram)
+        with pytest.raises(InputError, match="differ in shape"):
+            CellStatistics.fit([torch.zeros(6, 2, 2).long(), torch.zeros(6, 2, 3).long()], unigram)
+        with pytest.raises(ValueError, match="zip"):
+            CellStatistics.fit(local_pairs(), unigram, recordings=[0, 1])
+        with pytest.raises(InputError, match="12 cells"):
+            cell_log_probs(cells, unigram, torch.zeros(2, 2).long())
+        other = TokenStatistics.fit([torch.zeros(6, 3, 4).long()], vocab_size=5)
+        with pytest.raises(ValueError, match="12 tokens per cell and of 5"):
+            cell_top_k(cells, other, k=2)
+        with pytest.raises(ValueError, match="number of tokens"):
+            cell_top_k(cells, unigram, k=VOCAB_SIZE + 1)
 
 
 def context(*shape: int) -> torch.Tensor:

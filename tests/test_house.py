@@ -17,7 +17,7 @@ FLOORS: list[list[str]] = [
     ["data", "models"],
     ["inference", "sim", "baselines", "encode", "tracks"],
     ["train", "evaluate", "tables", "report"],
-    ["config", "recipes", "runs", "demo", "cli"],
+    ["config", "recipes", "plan", "runs", "demo", "cli"],
 ]
 """Rooms from the ground up. A room may import from lower floors, and on its own floor from rooms to its left."""
 SEALED = {"data", "models"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,15 +12,13 @@ from foreframe.errors import InputError
 from foreframe.metrics.image import PSNR_CAP_DB, mse, psnr, ssim
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
 from foreframe.metrics.tokens import (
+    DEFINITIONS,
     Definition,
-    token_accuracy,
-    token_cross_entropy,
-    top_k_coverage,
+    cell_scores,
     top_k_cross_entropy,
     top_k_log_probs,
+    top_k_scores,
 )
-
-DEFINITIONS = get_args(Definition)
 
 
 def images(seed: int, *shape: int) -> torch.Tensor:
@@ -128,23 +125,60 @@ def naive_top_k(indices, values, target: int, *, vocab_size: int, definition: st
     return -math.log(math.exp(given[target]) if target in given else rest)
 
 
+def cells(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`cell_scores` of logits that are there already."""
+    return cell_scores(lambda x: x, logits, targets, vocab_size=logits.shape[-1])
+
+
 class TestTokens:
-    def test_cross_entropy_equals_torch(self) -> None:
+    def test_cross_entropy_and_accuracy_equal_torch(self) -> None:
         logits, targets = example()
-        expected = [
-            torch.nn.functional.cross_entropy(logits[i].flatten(0, -2).double(), targets[i].flatten()) for i in range(2)
-        ]
-        torch.testing.assert_close(token_cross_entropy(logits, targets), torch.stack(expected), rtol=1e-6, atol=0)
-        assert token_cross_entropy(logits, targets).dtype == torch.float64
+        found = cells(logits, targets)
+        expected = torch.nn.functional.cross_entropy(
+            logits.flatten(0, -2).double(), targets.flatten(), reduction="none"
+        )
+        torch.testing.assert_close(found["cross_entropy"].flatten(), expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found["accuracy"], (logits.argmax(-1) == targets).double())
+        assert all(values.shape == targets.shape and values.dtype == torch.float64 for values in found.values())
+
+    def test_logits_come_from_features_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, targets = example()
+        weight, features = torch.randn(23, 7), torch.randn(*targets.shape, 7)
+        whole = cells(features @ weight.T, targets)
+        monkeypatch.setattr("foreframe.metrics.tokens._PIECE", 100)
+        sizes: list[int] = []
+
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return x @ weight.T
+
+        found = cell_scores(logits, features, targets, vocab_size=23)
+        assert max(sizes) == 100 // 23
+        for name, values in whole.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+
+    def test_every_reading_of_the_top_k_is_what_it_says(self) -> None:
+        logits, targets = example(6)
+        indices, values = top_k_log_probs(logits, 5)
+        found = top_k_scores(indices, values, targets, vocab_size=23)
+        for definition, name in zip(DEFINITIONS, ("top_k", "top_k_minfill", "top_k_renorm"), strict=True):
+            wanted = top_k_cross_entropy(indices, values, targets, vocab_size=23, definition=definition)
+            torch.testing.assert_close(found[name].flatten(1).mean(1), wanted)
+        # 23 classes are fewer than 500, so all of them are the top ones, and every reading is the cross-entropy.
+        for name, score in cells(logits, targets).items():
+            if name.startswith("top_k") and name != "top_k_coverage":
+                torch.testing.assert_close(score, cells(logits, targets)["cross_entropy"], rtol=1e-5, atol=1e-6)
 
     def test_uniform_logits_cost_log_v(self) -> None:
-        score = token_cross_entropy(torch.zeros(1, 2, 64_000), torch.tensor([[0, 63_999]]))
-        assert score.item() == pytest.approx(math.log(64_000))
+        found = cells(torch.zeros(1, 2, 64_000), torch.tensor([[0, 63_999]]))
+        assert found["cross_entropy"][0].tolist() == pytest.approx([math.log(64_000)] * 2)
+        assert found["top_k"][0].tolist() == pytest.approx([math.log(64_000)] * 2, rel=1e-5)
 
     def test_bfloat16_logits_are_scored_in_float32(self) -> None:
         logits, targets = example()
         rounded = logits.bfloat16()
-        assert torch.equal(token_cross_entropy(rounded, targets), token_cross_entropy(rounded.float(), targets))
+        one, other = cells(rounded, targets), cells(rounded.float(), targets)
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_pieces_make_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
         logits, targets = example()
@@ -152,19 +186,12 @@ class TestTokens:
         def everything() -> list[torch.Tensor]:
             indices, values = top_k_log_probs(logits, 6)
             scores = [top_k_cross_entropy(indices, values, targets, vocab_size=23, definition=d) for d in DEFINITIONS]
-            return [indices, values, token_cross_entropy(logits, targets), *scores]
+            return [indices, values, *scores]
 
         whole = everything()
         monkeypatch.setattr("foreframe.metrics.tokens._PIECE", 100)
         for one, other in zip(whole, everything(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
-
-    def test_accuracy(self) -> None:
-        logits, targets = example()
-        assert token_accuracy(targets, targets).tolist() == [1, 1]
-        predicted = logits.argmax(-1)
-        expected = (predicted == targets).float().mean((1, 2, 3)).double()
-        torch.testing.assert_close(token_accuracy(predicted, targets), expected)
 
     def test_top_k_log_probs(self) -> None:
         logits, _ = example()
@@ -179,7 +206,8 @@ class TestTokens:
     def test_k_equal_v_is_the_plain_cross_entropy(self, definition: Definition) -> None:
         logits, targets = example()
         score = top_k_cross_entropy(*top_k_log_probs(logits, 23), targets, vocab_size=23, definition=definition)
-        torch.testing.assert_close(score, token_cross_entropy(logits, targets), rtol=1e-6, atol=0)
+        expected = cells(logits, targets)["cross_entropy"].flatten(1).mean(1)
+        torch.testing.assert_close(score, expected, rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("definition", DEFINITIONS)
     @pytest.mark.parametrize("k", [1, 4, 22, 23])
@@ -233,9 +261,14 @@ class TestTokens:
 
     def test_coverage_grows_from_accuracy_to_one(self) -> None:
         logits, targets = example(5)
-        indices, _ = top_k_log_probs(logits, 23)
-        shares = torch.stack([top_k_coverage(indices[..., :k], targets) for k in range(1, 24)])
-        torch.testing.assert_close(shares[0], token_accuracy(logits.argmax(-1), targets))
+        indices, values = top_k_log_probs(logits, 23)
+        shares = torch.stack(
+            [
+                top_k_scores(indices[..., :k], values[..., :k], targets, vocab_size=23)["top_k_coverage"].mean()
+                for k in range(1, 24)
+            ]
+        )
+        assert shares[0] == (logits.argmax(-1) == targets).double().mean()
         assert (shares.diff(dim=0) >= 0).all()
         assert (shares[-1] == 1).all()
 
@@ -269,7 +302,7 @@ class TestTokens:
         with pytest.raises(ValueError, match="number of classes"):
             top_k_log_probs(logits, 24)
         with pytest.raises(InputError, match=r"0\.\.22"):
-            token_cross_entropy(logits, targets - 100)  # torch would skip its ignore_index, -100, in silence
+            cells(logits, targets - 100)  # torch would skip its ignore_index, -100, in silence
 
 
 class TestInterval:

@@ -17,8 +17,9 @@ from foreframe.errors import InputError, UsageError
 from foreframe.report import write_report
 from foreframe.report.clips import difference, draw_clip, draw_clips, error_palette, error_sheet, read_clip, webp_sheet
 from foreframe.report.curves import curves, downsample, short
-from foreframe.report.runs import Interval, read_journal
+from foreframe.report.runs import Interval, Metric, read_journal
 from foreframe.report.tables import decimals_for, nice_ticks, number, signed, verdict
+from foreframe.tables import print_scores
 
 LABEL = "simulated data — not comparable with the 1X leaderboard"
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>&\"'"
@@ -35,6 +36,8 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.json: list[dict] = []
         self.is_json = False
+        self.marked: list[tuple[tuple[str, str | None], list[str]]] = []
+        self.inside: list[list[str]] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -44,6 +47,8 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+            self.inside.append([])
+            self.marked.append(((tag, dict(attrs).get("class")), self.inside[-1]))
         self.is_json = tag == "script" and dict(attrs).get("type") == "application/json"
 
     def handle_startendtag(self, tag, attrs):
@@ -51,6 +56,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.inside.pop()
 
     def handle_data(self, data):
         if self.open[-1:] == ["script"]:
@@ -58,6 +64,12 @@ class Page(HTMLParser):
                 self.json.append(json.loads(data))
         elif self.open[-1:] != ["style"]:
             self.words.append(data)
+            for words in self.inside:
+                words.append(data)
+
+    def parts(self, tag: str, kind: str) -> list[str]:
+        """Text of the elements of a class, in page order."""
+        return [re.sub(r"\s+", " ", " ".join(words)).strip() for key, words in self.marked if key == (tag, kind)]
 
     def sheets(self, key: str) -> list[np.ndarray]:
         """Decoded film strips under `key`, in page order."""
@@ -115,20 +127,21 @@ def write_clip(path: Path, *, index=0, size=64, num_context=5, num_future=6, **m
     return arrays
 
 
-def scores(**changes) -> dict:
-    def score(metric, predictor, mean, half, margin=None, margin_half=0.0):
-        between = None
-        if margin is not None:
-            between = {"mean": margin, "low": margin - margin_half, "high": margin + margin_half}
-        return {
-            "metric": metric,
-            "predictor": predictor,
-            "mean": mean,
-            "low": mean - half,
-            "high": mean + half,
-            "margin": between,
-        }
+def score(metric, predictor, mean, half, margin=None, margin_half=0.0) -> dict:
+    between = None
+    if margin is not None:
+        between = {"mean": margin, "low": margin - margin_half, "high": margin + margin_half}
+    return {
+        "metric": metric,
+        "predictor": predictor,
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "margin": between,
+    }
 
+
+def scores(**changes) -> dict:
     ce, acc, psnr = "cross_entropy_autoregressive", "accuracy", "psnr"
     receipt = {
         "code_version": "0.1.0+g1a2b3c4",
@@ -181,16 +194,39 @@ def scores(**changes) -> dict:
     return data | changes
 
 
+def with_details(content: dict) -> dict:
+    """The same scores, each cross-entropy also for every grid in two readings, as details."""
+    for regime in ("autoregressive", "teacher-forced"):
+        for reading in ("Cross-entropy", "Top-500 cross-entropy, tail", "Top-500 cross-entropy, renorm"):
+            for grid in (1, 2, 3):
+                name = f"{reading}_{regime}_{grid}"
+                content["metrics"][name] = {
+                    "title": f"{reading}, {regime}, grid {grid}",
+                    "unit": "nats/token",
+                    "higher_is_better": False,
+                    "description": f"Of future grid {grid} alone.",
+                    "detail": True,
+                }
+                content["scores"] += [
+                    score(name, "copy", 3.1 + grid / 9, 0.2, -0.8 - grid / 99, 0.1),
+                    score(name, "model", 2.3 + grid / 9, 0.2),
+                    score(name, "cell_unigram", 2.2 + grid / 9, 0.2, 0.3, 0.1),
+                    score(name, "unigram", 2.4 + grid / 9, 0.2, -0.05, 0.1),
+                ][: 4 if reading == "Cross-entropy" else 3]
+    return content
+
+
 def write_journal(path: Path, *, num_steps: int = 900) -> None:
     rng = np.random.default_rng(1)
-    lines = []
+    lines: list[dict] = []
+    ar, tf = "cross_entropy_autoregressive", "cross_entropy_teacher_forced"
     for step in range(1, num_steps + 1):
         decay = np.exp(-step / 250)
         entry = {"step": step, "time": step / 9, "split": "train", "loss": 2.5 + 6 * decay + 0.12 * rng.normal()}
         entry |= {"learning_rate": 3e-4 * min(1, step / 100), "samples_per_second": 71 + rng.normal()}
         lines.append(entry)
         if step % 100 == 0:
-            lines.append({"step": step, "time": step / 9, "split": "val", "loss": 2.6 + 6 * decay, "accuracy": 0.4})
+            lines.append({"step": step, "time": step / 9, "split": "val", ar: 3 + 6 * decay, tf: 2.6 + 6 * decay})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 901, "lo')
 
 
@@ -230,8 +266,93 @@ def test_a_whole_run_makes_a_whole_page(run: Path):
     assert "every 7th of 56 held-out clips, in order" in page.text
     assert "sha256:41c7a9e2" in page.text
     assert "PSNR 24.0 dB" in page.text
-    assert sum(a.get("class") == "curve" for _, a in page.tags) == 4
+    assert sum(a.get("class") == "curve" for _, a in page.tags) == 3
+    assert re.search(
+        r"nats/token train, teacher-forced [\d.]+ val, teacher-forced [\d.]+ val, autoregressive", page.text
+    )
     assert len(text) < 8_000_000
+
+
+def test_details_are_folded_into_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = write_run(tmp_path / "run", score_file=with_details(scores()))
+    _, page = report(run)
+    _, plain = report(write_run(tmp_path / "plain"))
+    folded = page.parts("details", "detail")
+    assert len(folded) == 1
+    assert not plain.parts("details", "detail")
+    (text,) = folded
+    assert text.startswith("In detail: 18 more metrics")
+    assert "metric model copy cell unigram unigram" in text
+    assert "Cross-entropy, autoregressive, grid 3 nats/token, lower is better" in text
+    assert "What each row measures Cross-entropy, autoregressive, grid 1 Of future grid 1 alone." in text
+    row = text[text.index("Top-500 cross-entropy, tail, teacher-forced, grid 2") :].partition("grid 3")[0]
+    assert re.findall(r"\d\.\d\d .*?\d\.\d\d to \d\.\d\d", row) == [
+        "2.52 2.32 to 2.72",
+        "3.32 model better 3.12 to 3.52",
+        "2.42 model worse 2.22 to 2.62",
+    ]
+    # What is no detail is as it was.
+    assert page.text.count("grid 3") == text.count("grid 3") == 18
+    assert "better on 1 of 3 metrics, worse on 1, no clear difference on 1" in page.text
+    assert len(page.parts("table", "scores")) == len(plain.parts("table", "scores")) == 3
+    print_scores(json.loads((run / "scores.json").read_text()))
+    printed = capsys.readouterr().out
+    assert "grid 3" not in printed
+    assert "18 more metrics in scores.json" in printed
+    assert "PSNR of decoded frames" in printed
+    print_scores(scores())
+    assert "more metric" not in capsys.readouterr().out
+
+
+def test_the_model_is_no_rival_of_itself(tmp_path: Path):
+    content = scores()
+    content["scores"].append(score("cross_entropy_autoregressive", "model_frozen_states", 2.3, 0.2, 0.1, 0.05))
+    _, page = report(write_run(tmp_path / "run", score_file=content))
+    assert "model frozen states" in page.text
+    assert "better on 1 of 3 metrics, worse on 1, no clear difference on 1" in page.text
+
+
+def test_details_alone_are_scores_too(tmp_path: Path):
+    content = with_details(scores())
+    content["metrics"] = {name: metric for name, metric in content["metrics"].items() if metric.get("detail")}
+    content["scores"] = [row for row in content["scores"] if row["metric"] in content["metrics"]]
+    _, page = report(write_run(tmp_path / "run", score_file=content))
+    assert "holds no scores" not in page.text
+    assert len(page.parts("details", "detail")) == 1
+
+
+def test_details_are_not_compared(tmp_path: Path):
+    files = (with_details(scores()), scores())
+    _, page = report(*(write_run(tmp_path / f"run_{i}", score_file=file) for i, file in enumerate(files)))
+    (comparison,) = page.parts("section", "comparison")
+    assert "PSNR of decoded frames" in comparison
+    assert "grid" not in comparison
+
+
+def test_one_quantity_has_one_chart(tmp_path: Path):
+    names = ("cross_entropy_autoregressive", "cross_entropy_teacher_forced", "accuracy_autoregressive")
+    names += ("accuracy_teacher_forced", "psnr", "cross_entropy_autoregressive_grid_1")
+    lines = [{"step": s, "split": "train", "loss": 9 - s, "accuracy": 0.1, "gradient_norm": 1.0} for s in (1, 2, 3)]
+    lines += [{"step": 3, "split": "val"} | dict.fromkeys(names, 0.5)]
+    (tmp_path / "m").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shapes = {"unit": "nats/token", "higher_is_better": False, "description": ""}
+    metrics = [
+        Metric(name=names[0], title="Cross-entropy, autoregressive", **shapes),
+        Metric(name=names[1], title="Cross-entropy, teacher-forced", **shapes),
+        Metric(name=names[5], title="Cross-entropy, autoregressive, grid 1", detail=True, **shapes),
+    ]
+    first, *rest = curves(read_journal(tmp_path / "m"), track="compression", metrics=metrics)
+    assert (first.title, first.unit) == ("Cross-entropy", "nats/token")
+    labels = ["train, teacher-forced", "val, teacher-forced", "val, autoregressive"]
+    assert [line.label for line in first.lines] == [line["label"] for line in first.data["lines"]] == labels
+    assert [line["values"] for line in first.data["lines"]] == [[8.0, 7.0, 6.0], [0.5], [0.5]]
+    assert [(line.colour, line.dashed) for line in first.lines] == [(1, False), (2, True), (2, False)]
+    assert [(curve.title, len(curve.lines)) for curve in rest] == [("Accuracy", 3), ("Psnr", 1), ("Gradient norm", 1)]
+    # Without scores there are no titles; a track that is not known has no names in common with its loss.
+    (unnamed, *_) = curves(read_journal(tmp_path / "m"), track="compression")
+    assert (unnamed.title, unnamed.unit, len(unnamed.lines)) == ("Cross entropy", "", 3)
+    titles = [curve.title for curve in curves(read_journal(tmp_path / "m"), track="another", metrics=metrics)]
+    assert titles == ["Loss", "Accuracy", "Cross-entropy", "Psnr", "Gradient norm"]
 
 
 def test_nothing_is_fetched(run: Path):
@@ -277,7 +398,7 @@ def test_hostile_strings_stay_text(tmp_path: Path):
     assert HOSTILE in page.text
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert any(line["split"] == HOSTILE for block in page.json for line in block.get("lines", []))
+    assert any(line["label"] == HOSTILE for block in page.json for line in block.get("lines", []))
 
 
 def test_sprites_are_the_saved_frames(run: Path):
@@ -454,7 +575,7 @@ def test_long_curves_are_averaged_and_flat_ones_drawn(tmp_path: Path):
     np.testing.assert_allclose([y for _, y in few], 0.5, atol=0.05)
     (tmp_path / "m").write_text("".join(f'{{"step": {s}, "split": "val", "loss": 1.0}}\n' for s in (5, 10)))
     (curve,) = curves(read_journal(tmp_path / "m"))
-    assert [line.split for line in curve.lines] == ["val"]
+    assert [line.label for line in curve.lines] == ["val"]
     assert "nan" not in curve.lines[0].points
 
 

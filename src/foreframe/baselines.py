@@ -1,4 +1,4 @@
-"""Trivial predictors that every score is shown beside: copy, mean and blur of frames; copy and unigram of tokens.
+"""Trivial predictors that every score is shown beside: copy, mean and blur of frames; copy and unigrams of tokens.
 
 Token pairs are six grids: three of context, three to predict. None of these predictors reads the robot's states.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from foreframe.errors import InputError
+from foreframe.models.weights import read_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 Regime = Literal["teacher_forced", "autoregressive"]
 """What a grid is predicted from: the true grid before it, or only what the context leaves."""
@@ -28,6 +31,13 @@ NUM_CONTEXT_GRIDS = 3
 NUM_FUTURE_GRIDS = 3
 TOKEN_STATISTICS_VERSION = 1
 """Format version of `TokenStatistics.to_dict`."""
+CELL_STATISTICS_VERSION = 1
+"""Format version of the file that `CellStatistics.save` writes."""
+
+_PIECE = 2**23
+"""Entries of a table worked on at once; a table of the challenge's size has 65 million."""
+_INTEGERS = (torch.uint8, torch.int16, torch.int32)
+"""What `CellStatistics.save` writes whole numbers as: the first that holds them."""
 
 
 def copy_sources(grids: torch.Tensor, regime: Regime) -> torch.Tensor:
@@ -142,9 +152,151 @@ class TokenStatistics:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellStatistics:
+    """What the unigram per cell learns from the *training* pairs.
+
+    p(z | cell) = (counts[cell, z] + weight u(z)) / (n_cell + weight), where u is the smoothed unigram of the
+    `TokenStatistics` from the same pairs, and n_cell the sum of the cell's counts.
+    """
+
+    counts: torch.Tensor
+    """int32 (h*w, V): how often each token occurs in each cell over the future grids; cells row by row."""
+    weight: float
+    """How many tokens the unigram counts for in each cell, above 0; see `fit`."""
+
+    @classmethod
+    def fit(
+        cls, pairs: Iterable[torch.Tensor], unigram: TokenStatistics, *, recordings: Iterable[int] | None = None
+    ) -> CellStatistics:
+        """Count over pairs of grids, int (6, h, w) each, in one pass; then choose the weight.
+
+        Whatever is fitted to the tokens it was counted from sets the weight to 0: nothing suits them like their own
+        frequencies. So a token's likelihood is taken from *other* tokens alone, and the weight maximises the sum of
+
+            m log((o + weight u(z)) / (n_o + weight))
+
+        over cells and tokens z, where m tokens are left out, and o of the n_o others are the same. `recordings` names
+        the recording of each pair: every other recording is left out, then the rest, so that a cell is asked about
+        rooms it does not know. Tokens of one recording repeat each other, and a weight that lets them vouch for each
+        other is too small. Without `recordings`, or if there is but one, each token is left out by itself
+        (leave-one-out: m = c, o = c - 1); in a cell with one token nothing then remains but the unigram.
+        """
+        halves: list[torch.Tensor] = []
+        half_of: dict[int, int] = {}
+        shape: torch.Size | None = None
+        named = zip(pairs, repeat(0) if recordings is None else recordings, strict=recordings is not None)
+        for pair, recording in named:
+            _check_pair(pair, vocab_size=unigram.vocab_size)
+            shape = pair.shape if shape is None else shape
+            if pair.shape != shape:
+                raise InputError(f"token pairs differ in shape: {tuple(shape)} and {tuple(pair.shape)}")
+            half = half_of.setdefault(recording, len(half_of) % 2)
+            if half == len(halves):
+                halves.append(torch.zeros(shape[1:].numel(), unigram.vocab_size, dtype=torch.int32))
+            future = pair[NUM_CONTEXT_GRIDS:].long().cpu().flatten(1)
+            entries = (future + torch.arange(future.shape[1]) * unigram.vocab_size).flatten()
+            halves[half].view(-1).scatter_add_(0, entries, torch.ones(len(entries), dtype=torch.int32))
+        if not halves:
+            raise InputError("no token pairs to fit the unigram per cell to: the training split is empty")
+        weight = _cell_weight(halves, unigram.log_unigram.exp())
+        for half in halves[1:]:
+            halves[0] += half
+        return cls(counts=halves[0], weight=weight)
+
+    @cached_property
+    def totals(self) -> torch.Tensor:
+        """float64 (h*w,): n_cell, how many tokens were counted in each cell."""
+        return _totals(self.counts)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all: the tokens seen in each cell, with their counts."""
+        seen = [rows > 0 for rows in _pieces(self.counts)]
+        tensors = {
+            "version": torch.tensor([CELL_STATISTICS_VERSION]),
+            "shape": torch.tensor(self.counts.shape),
+            "weight": torch.tensor([self.weight], dtype=torch.float64),
+            "num_tokens": torch.cat([rows.sum(1) for rows in seen]),
+            "tokens": torch.cat([rows.nonzero()[:, 1].int() for rows in seen]),
+            "counts": torch.cat([rows[mask] for rows, mask in zip(_pieces(self.counts), seen, strict=True)]),
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            save_tensors({name: _narrowest(tensor) for name, tensor in tensors.items()}, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, *, vocab_size: int, num_cells: int) -> CellStatistics:
+        """Inverse of `save`; `InputError` if the file is missing, damaged, or about other cells or tokens."""
+        tensors = read_tensors(path)
+        if not set(tensors) >= {"version", "shape", "weight", "num_tokens", "tokens", "counts"}:
+            raise InputError(f"{path}: not the statistics of tokens per cell that training writes")
+        if (version := tensors["version"].tolist()) != [CELL_STATISTICS_VERSION]:
+            raise InputError(
+                f"{path}: statistics of tokens per cell, version {version}, this build reads {CELL_STATISTICS_VERSION}"
+            )
+        if (shape := tensors["shape"].tolist()) != [num_cells, vocab_size]:
+            raise InputError(
+                f"{path}: statistics of cells and tokens of size {shape}, but the model has {num_cells} cells and "
+                f"{vocab_size} tokens"
+            )
+        num_tokens, tokens, counts = (tensors[name] for name in ("num_tokens", "tokens", "counts"))
+        weight = tensors["weight"].flatten().tolist()
+        if not (
+            all(x.ndim == 1 and x.dtype in _INTEGERS for x in (num_tokens, tokens, counts))
+            and len(num_tokens) == num_cells
+            and len(tokens) == len(counts) == int(num_tokens.sum()) > 0
+            and int(num_tokens.min()) >= 0
+            and 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size
+            and int(counts.min()) > 0
+            and len(weight) == 1
+            and 0 < weight[0] < math.inf
+        ):
+            raise InputError(f"{path}: damaged: its tokens, counts and weight do not fit together")
+        entries = torch.repeat_interleave(torch.arange(num_cells) * vocab_size, num_tokens.long()).add_(tokens)
+        if (entries[1:] <= entries[:-1]).any():
+            raise InputError(f"{path}: damaged: a cell's tokens are not in ascending order")
+        table = torch.zeros(num_cells, vocab_size, dtype=torch.int32)
+        table.view(-1)[entries] = counts.int()
+        return cls(counts=table, weight=weight[0])
+
+
 def unigram_log_probs(statistics: TokenStatistics, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability, in nats, of each target token by its frequency in training: (...) int -> (...) float64."""
     return statistics.log_unigram.to(targets.device)[targets.long()]
+
+
+def unigram_top_k(statistics: TokenStatistics, *, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k likeliest tokens of any cell by the unigram: indices int32 (k,), log-probabilities float32 (k,)."""
+    _check_k(k, vocab_size=statistics.vocab_size)
+    top = statistics.log_unigram.topk(k)
+    return top.indices.int(), top.values.float()
+
+
+def cell_log_probs(cells: CellStatistics, unigram: TokenStatistics, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability, in nats, of each target by the unigram of its cell: (..., h, w) int -> (..., h, w) float64."""
+    _check_cells(cells, unigram)
+    if targets.ndim < 2 or targets.shape[-2:].numel() != len(cells.counts):
+        raise InputError(f"targets have shape {tuple(targets.shape)}, the statistics are of {len(cells.counts)} cells")
+    tokens = targets.long().cpu().flatten(-2)  # (..., h*w)
+    seen = cells.counts[torch.arange(len(cells.counts)), tokens]
+    smoothed = seen + cells.weight * unigram.log_unigram[tokens].exp()
+    return (smoothed / (cells.totals + cells.weight)).log().view(targets.shape).to(targets.device)
+
+
+def cell_top_k(cells: CellStatistics, unigram: TokenStatistics, *, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k likeliest tokens of each cell by the same: indices int32 (h*w, k), log-probabilities float32 (h*w, k).
+
+    Descending, as `metrics.tokens.top_k_cross_entropy` takes them. The same for every clip: compute it once.
+    """
+    _check_cells(cells, unigram)
+    _check_k(k, vocab_size=unigram.vocab_size)
+    smoothing = cells.weight * unigram.log_unigram.exp()
+    tops = [(rows + smoothing).topk(k) for rows in _pieces(cells.counts)]
+    values = torch.cat([top.values for top in tops]) / (cells.totals + cells.weight)[:, None]
+    return torch.cat([top.indices.int() for top in tops]), values.log().float()
 
 
 def copy_log_probs(
@@ -169,8 +321,7 @@ def copy_top_k(
 
     Descending log-probabilities, as `metrics.tokens.top_k_cross_entropy` and a submission take them.
     """
-    if not 1 <= k <= statistics.vocab_size:
-        raise ValueError(f"k must be in 1..{statistics.vocab_size}, the number of tokens, got {k}")
+    _check_k(k, vocab_size=statistics.vocab_size)
     common = statistics.log_unigram.topk(k).indices.to(source.device)
     source = source.long()[..., None]
     # The source first, then the most common tokens; where it is one of them, that second mention is struck out.
@@ -240,6 +391,71 @@ def _copy_weight(copies: npt.NDArray[np.int64], unigram: npt.NDArray[np.float64]
     return low
 
 
+def _cell_weight(halves: Sequence[torch.Tensor], unigram: torch.Tensor) -> float:
+    """The pseudo-count of `CellStatistics.fit`, between a thousandth of a token and a million times what a cell holds.
+
+    A coarse search over its logarithm brackets the maximum, golden sections narrow the bracket. Where cells make no
+    difference the likelihood rises to the last, and what comes out is the unigram in all but name.
+    """
+    totals = [_totals(half) for half in halves]
+    if len(halves) == 1:
+        parts, asked, given = [_left_out(halves[0], None)], totals[0], totals[0] - 1
+    else:
+        parts = [_left_out(*halves), _left_out(*reversed(halves))]
+        asked, given = torch.cat(totals), torch.cat(totals[::-1])
+    tokens, others, times = (torch.cat([part[index] for part in parts]) for index in range(3))
+    u, times = unigram[tokens], times.double()
+
+    def likelihood(log_weight: float) -> float:
+        weight = math.exp(log_weight)
+        return float((others + weight * u).log() @ times - (given + weight).log() @ asked)
+
+    low, high = math.log(1e-3), math.log(1e6 * (float(given.max()) + 1))
+    step = (high - low) / 48
+    best = max((low + index * step for index in range(49)), key=likelihood)
+    low, high = max(low, best - step), min(high, best + step)
+    golden = (math.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if likelihood(left) >= likelihood(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def _left_out(counts: torch.Tensor, others: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How often a token z is left out where o of the same remain: (z, o, how often), far fewer than entries.
+
+    `others` are the counts that remain, (cells, V) as `counts`; None for leave-one-out, where one less remains.
+    """
+    base = 1 + int((counts if others is None else others).max())
+    width = max(1, _PIECE // len(counts))
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for first in range(0, counts.shape[1], width):
+        block = counts[:, first : first + width].T
+        rest = block - 1 if others is None else others[:, first : first + width].T
+        token, cell = block.nonzero(as_tuple=True)
+        keys, places = ((first + token) * base + rest[token, cell]).unique(return_inverse=True)
+        parts.append((keys, torch.zeros_like(keys).scatter_add_(0, places, block[token, cell].long())))
+    keys, times = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+    return keys // base, keys % base, times
+
+
+def _totals(counts: torch.Tensor) -> torch.Tensor:
+    """float64 sums of a table's rows."""
+    return torch.cat([rows.double().sum(1) for rows in _pieces(counts)])
+
+
+def _pieces(table: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A table's rows in order, a few at a time."""
+    return table.split(max(1, _PIECE // table.shape[1]))
+
+
+def _narrowest(tensor: torch.Tensor) -> torch.Tensor:
+    """Whole numbers from 0 on in the smallest type that holds them; others as they are."""
+    if tensor.is_floating_point():
+        return tensor
+    return tensor.to(next(dtype for dtype in _INTEGERS if int(tensor.max()) <= torch.iinfo(dtype).max))
+
+
 def _log_weights(statistics: TokenStatistics, *, grid_step: int, regime: Regime) -> tuple[float, float]:
     """Logarithms of a and 1 - a."""
     if regime not in REGIMES:
@@ -272,6 +488,16 @@ def _check_pair(pair: torch.Tensor, *, vocab_size: int) -> None:
         raise InputError(f"a token pair has no cells: {tuple(pair.shape)}")
     if not 0 <= int(pair.min()) <= int(pair.max()) < vocab_size:
         raise InputError(f"a token pair ranges over {pair.min()}..{pair.max()}, expected 0..{vocab_size - 1}")
+
+
+def _check_k(k: int, *, vocab_size: int) -> None:
+    if not 1 <= k <= vocab_size:
+        raise ValueError(f"k must be in 1..{vocab_size}, the number of tokens, got {k}")
+
+
+def _check_cells(cells: CellStatistics, unigram: TokenStatistics) -> None:
+    if cells.counts.shape[1] != unigram.vocab_size:
+        raise ValueError(f"statistics of {cells.counts.shape[1]} tokens per cell and of {unigram.vocab_size} in all")
 
 
 def _check_context(context: torch.Tensor, num_future: int) -> None:

@@ -27,6 +27,7 @@ from foreframe.errors import InputError, UsageError
 COMMANDS = {
     "demo": "see it all work on the sample data that ships with the package: train, evaluate, look",
     "data": "simulate | info | check | sheet | encode: make, describe, check, look at and encode dataset folders",
+    "plan": "what training a recipe costs, before anything is loaded: parameters, FLOPs, memory, steps, disk",
     "train": "train a recipe into a run folder; the same command resumes",
     "evaluate": "score a run on held-out clips, beside the trivial predictors",
     "report": "one self-contained HTML page about one run or several",
@@ -81,6 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": _demo,
         "data": _data,
+        "plan": _plan,
         "train": _train,
         "evaluate": _evaluate,
         "report": _report,
@@ -281,11 +283,11 @@ class EncodeOptions:
     out: Path
     """Folder to make; split folders keep their names in it."""
     encoder: str = "tokenizer_tiny"
-    """For tokens a shipped tokenizer or the run folder of one; for latents a folder with a Wan autoencoder in
-    diffusers' form."""
+    """For tokens a shipped tokenizer, the run folder of one, or a folder with NVIDIA's Cosmos files `encoder.jit` and
+    `decoder.jit`; for latents a folder with a Wan autoencoder in diffusers' form."""
     size: int | None = None
-    """Side of the frames in pixels when encoded, the video's own divided by a whole number; default: 128 for tokens,
-    the video's own for latents."""
+    """Side of the frames in pixels when encoded, the video's own divided by a whole number; default: 128 for tokens
+    (Cosmos: 256), the video's own for latents."""
     frames: Literal["stride4_dup_last", "uniform21", "stride2", "all"] = "stride4_dup_last"
     """Latents: which frames of a 77-frame clip are encoded."""
     stride: int = 8
@@ -340,10 +342,9 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
     """What `--encoder` names, ready to use on this process's device."""
     import torch
 
-    from foreframe.encode import LatentEncoder, TokenEncoder
+    from foreframe.encode import LatentEncoder, TokenEncoder, load_tokenizer
     from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash
-    from foreframe.models.tokenizer import VideoTokenizer
-    from foreframe.models.weights import find_weights, load_model, weights_hash
+    from foreframe.models.cosmos import CosmosTokenizer
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
     if folder := autoencoder_folder(Path(options.encoder)):
@@ -358,11 +359,42 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
             stride=options.stride,
             dtype=options.dtype,
         )
-    weights = find_weights(options.encoder)
-    tokenizer = load_model(weights, VideoTokenizer).to(device)
-    return TokenEncoder(
-        tokenizer=tokenizer, weights=weights_hash(weights), size=128 if options.size is None else options.size
+    tokenizer, weights = load_tokenizer(options.encoder)
+    # NVIDIA's makes 1X's own grids of 32x32 cells.
+    size = (256 if isinstance(tokenizer, CosmosTokenizer) else 128) if options.size is None else options.size
+    return TokenEncoder(tokenizer=tokenizer.to(device), weights=weights, size=size)
+
+
+def _plan(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: foreframe plan RECIPE [--json] [--device-tflops T --utilisation U] [--field.sub VALUE ...]")
+        print("`foreframe recipes` lists the recipes, `foreframe plan RECIPE --help` a recipe's fields")
+        return 0 if arguments else 2
+    config = _recipe(arguments[0])
+    from foreframe.config import RunConfig
+    from foreframe.plan import PlanConfig, plan, print_plan
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Say what training a recipe costs. Nothing is loaded, computed or written; options as for `train`."""
+
+        json: bool = False
+        """Print JSON."""
+        settings: Annotated[PlanConfig, tyro.conf.arg(name="")] = field(default_factory=PlanConfig)
+        config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    options = _parse(
+        AvoidSubcommands[Options],  # type: ignore[valid-type]
+        arguments[1:],
+        prog=f"foreframe plan {arguments[0]}",
+        default=Options(config=config),
     )
+    planned = plan(options.config, options.settings)
+    if options.json:
+        print(json.dumps(asdict(planned), indent=1))
+    else:
+        print_plan(planned)
+    return 0
 
 
 def _train(arguments: list[str]) -> int:
@@ -410,8 +442,9 @@ def _with_absolute_paths(config: Any) -> Any:
 def _evaluate(arguments: list[str]) -> int:
     from foreframe.config import CONFIG_FILE, load_config
     from foreframe.evaluate import InferenceConfig
+    from foreframe.inference.autoregressive import RolloutConfig
 
-    def options_with(settings: InferenceConfig) -> Any:
+    def options_with(settings: InferenceConfig, sampling: RolloutConfig) -> Any:
         @dataclass(frozen=True, kw_only=True)
         class Options:
             """Score a run's newest checkpoint on held-out clips; writes `scores.json` and `predictions/` into it."""
@@ -421,19 +454,28 @@ def _evaluate(arguments: list[str]) -> int:
             data: Path | None = None
             """Dataset folder, or one that holds `val`; default: beside the run's training data."""
             inference: InferenceConfig = settings
+            rollout: RolloutConfig = sampling
 
         return Options
 
     # Once to learn which run, once more with that run's own settings as the defaults.
-    options: Any = _parse(options_with(InferenceConfig()), arguments, prog="foreframe evaluate")
+    own = RolloutConfig()
+    options: Any = _parse(options_with(InferenceConfig(), own), arguments, prog="foreframe evaluate")
     if (options.run / CONFIG_FILE).is_file():
-        settings = load_config(options.run).inference
-        options = _parse(options_with(settings), arguments, prog="foreframe evaluate")
+        config = load_config(options.run)
+        own = getattr(config.track, "rollout", own)
+        options = _parse(options_with(config.inference, own), arguments, prog="foreframe evaluate")
     from foreframe.runs import evaluate_run
     from foreframe.tables import print_scores
 
     with _progress("evaluate", "clips") as progress:
-        content = evaluate_run(options.run, data=options.data, inference=options.inference, progress=progress)
+        content = evaluate_run(
+            options.run,
+            data=options.data,
+            inference=options.inference,
+            rollout=options.rollout if options.rollout != own else None,
+            progress=progress,
+        )
     print_scores(content)
     print(f"wrote {options.run / 'scores.json'}; now: foreframe report {options.run} --out report.html")
     return 0

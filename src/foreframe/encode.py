@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from foreframe.data.writer import (
     write_whole,
 )
 from foreframe.errors import InputError
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL
+from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
+from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, VideoTokenizer
+from foreframe.models.weights import find_weights, load_model, weights_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -39,10 +41,13 @@ if TYPE_CHECKING:
     from foreframe.data.latents import LatentDtype
     from foreframe.data.layout import OnBadShard, Shard
     from foreframe.models.autoencoder import VideoAutoencoder
-    from foreframe.models.tokenizer import VideoTokenizer
 
 _BLOCKS_AT_ONCE = 8
 _CLIPS_AT_ONCE = 4
+
+
+AnyTokenizer = VideoTokenizer | CosmosTokenizer
+"""Ours or NVIDIA's: blocks of 17 frames to three token grids and back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Share:
 class TokenEncoder:
     """How blocks of 17 frames become three grids of tokens."""
 
-    tokenizer: VideoTokenizer
+    tokenizer: AnyTokenizer
     weights: str
     """SHA-256 of its weights."""
     size: int
@@ -76,6 +81,8 @@ class TokenEncoder:
             "weights_sha256": self.weights,
             "vocab_size": self.tokenizer.vocab_size,
             "frame_size": self.size,
+            # In another precision Cosmos gives other tokens.
+            **({"dtype": self.tokenizer.precision} if isinstance(self.tokenizer, CosmosTokenizer) else {}),
         }
 
 
@@ -110,6 +117,14 @@ class LatentEncoder:
             "num_states": CLIP_FRAMES,
             "latent_shape": list(self.autoencoder.latent_shape(num_frames=len(indices), size=self.size)),
         }
+
+
+def load_tokenizer(name: str) -> tuple[AnyTokenizer, str]:
+    """The tokenizer of a shipped model, a run folder or a folder with Cosmos' TorchScript files, and its SHA-256."""
+    if is_cosmos(Path(name)):
+        return CosmosTokenizer(Path(name)), cosmos_hash(Path(name))
+    folder = find_weights(name)
+    return load_model(folder, VideoTokenizer), weights_hash(folder)
 
 
 def encode_folder(
@@ -370,6 +385,6 @@ def _on_device(batch: Batch, encoder: LatentEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode_tokens(tokenizer: VideoTokenizer, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _encode_tokens(tokenizer: AnyTokenizer, blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     device = next(tokenizer.parameters()).device
     return tokenizer.encode(to_video(torch.from_numpy(blocks)).to(device)).cpu().numpy()

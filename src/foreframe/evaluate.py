@@ -7,11 +7,11 @@ import math
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,16 @@ _FPS = 30
 _CHOSEN = "evenly spaced over the clips that were scored, in order; never by score"
 
 
+WrongStates = Literal["shuffled", "frozen"]
+"""How states are made wrong, to see what right ones are worth."""
+_WRONG_STATES: dict[WrongStates, str] = {
+    "shuffled": "the model, given the states of a clip of another recording",
+    "frozen": "the model, given the last observed state row for every frame after it",
+}
+_LAST_OBSERVED = 16
+"""Row of the last context frame; both tracks of the challenge show 17."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """How `evaluate` predicts, and how much of it is kept to look at."""
@@ -52,6 +62,9 @@ class InferenceConfig:
     """Clips whose frames are kept for the report: evenly spaced over those scored, never chosen by score."""
     num_resamples: int = 2000
     """Bootstrap resamples over recordings."""
+    wrong_states: tuple[WrongStates, ...] = ()
+    """Also score the model with states that are not the clip's: does it listen to them at all? `shuffled`: another
+    recording's; `frozen`: the last observed row stays."""
 
     def __post_init__(self) -> None:
         positive = (1, math.inf)
@@ -83,11 +96,13 @@ def evaluate(
     accelerator.wait_for_everyone()
     try:
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
+        partners = _partners(clips, chosen) if "shuffled" in config.wrong_states else {}
         shown = {chosen[place] for place in _evenly(count, min(config.num_shown, count))}
         rows: list[dict[str, Any]] = []
         for own in _score(
-            track, model, clips, mine, shown=shown, config=config, folder=partial, device=accelerator.device
-        ):
+            track, model, clips, mine,
+            partners=partners, shown=shown, config=config, folder=partial, device=accelerator.device,
+        ):  # fmt: skip
             rows += own
             if progress is not None and accelerator.is_main_process:
                 progress(min(len(rows) * accelerator.num_processes, count), count)
@@ -103,7 +118,10 @@ def evaluate(
                 **_environment(accelerator),
             },
             "metrics": {name: asdict(metric) for name, metric in track.metrics.items() if name in rows[0]["values"]},
-            "predictors": track.predictors,
+            "predictors": {
+                **{f"model_{kind}_states": _WRONG_STATES[kind] for kind in config.wrong_states},
+                **track.predictors,
+            },
             "scores": summarise(rows, names=list(track.metrics), num_resamples=config.num_resamples),
             "clips": rows,
         }
@@ -127,6 +145,7 @@ def _score(
     clips: ClipDataset,
     indices: Sequence[int],
     *,
+    partners: Mapping[int, int],
     shown: set[int],
     config: InferenceConfig,
     folder: Path,
@@ -137,7 +156,18 @@ def _score(
         own = indices[first : first + config.batch_size]
         batch = next(ordered_batches(clips, own, batch_size=config.batch_size)).to(device)
         prediction = track.predict(model, batch)
-        scores = track.score(model, batch, prediction)
+        scores = {name: {MODEL: values} for name, values in track.score(model, batch, prediction).items()}
+        for name, by_predictor in track.score_trivial(batch).items():
+            scores[name] |= by_predictor
+        for kind in config.wrong_states:
+            if kind == "shuffled":
+                others = [partners[index] for index in own]
+                other = next(ordered_batches(clips, others, batch_size=config.batch_size)).to(device)
+                wrong = replace(batch, states=other.states, states_valid=other.states_valid)
+            else:
+                wrong = replace(batch, states=_frozen(batch.states))
+            for name, values in track.score(model, wrong, track.predict(model, wrong)).items():
+                scores[name][f"model_{kind}_states"] = values
         places = [place for place, index in enumerate(own) if index in shown]
         panels = track.panels(batch, prediction) if places else {}
         for place in places if panels else ():
@@ -150,6 +180,24 @@ def _score(
             }
             for place, (index, clip) in enumerate(zip(own, batch.clips, strict=True))
         ]
+
+
+def _partners(clips: ClipDataset, chosen: Sequence[int]) -> dict[int, int]:
+    """For each chosen clip another of them, half the list away or further, from another recording if there is one."""
+    count = len(chosen)
+
+    def other(place: int) -> int:
+        segment = clips.clips[chosen[place]].segment
+        ahead = (chosen[(place + count // 2 + step) % count] for step in range(count))
+        return next((index for index in ahead if clips.clips[index].segment != segment), chosen[place - 1])
+
+    return {index: other(place) for place, index in enumerate(chosen)}
+
+
+def _frozen(states: torch.Tensor) -> torch.Tensor:
+    """(B, T, 25) with every row after the last observed one equal to it."""
+    rows = torch.arange(states.shape[1], device=states.device).clamp(max=_LAST_OBSERVED)
+    return states[:, rows]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, names: Sequence[str], num_resamples: int) -> list[dict[str, Any]]:

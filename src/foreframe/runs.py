@@ -18,6 +18,7 @@ from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
+from foreframe.tracks.compression import CompressionConfig
 from foreframe.tracks.reconstruction import ReconstructionConfig
 from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from foreframe.data.layout import Split
+    from foreframe.inference.autoregressive import RolloutConfig
     from foreframe.tracks.track import Track
 
 _FREE_TO_CHANGE = {
@@ -39,7 +41,8 @@ _FREE_TO_CHANGE = {
     "train.num_val_clips",
     "train.num_workers",
 }
-"""What a resumed run may be given anew, besides `inference`: where its data lies now, how long, how often to look."""
+"""What a resumed run may be given anew, besides `inference` and `track.rollout`: where its data lies now, how long, how
+often to look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +116,11 @@ def tell_skipped(root: Path, skipped: Mapping[int, str]) -> None:
         print(f"foreframe: skipped {len(skipped)} shard{'s' * (len(skipped) > 1)} of {root}", file=sys.stderr)
 
 
-def open_run(folder: Path) -> Run:
-    """Read a run's configuration and newest checkpoint; a shipped run's name stands for its folder."""
+def open_run(folder: Path, *, rollout: RolloutConfig | None = None) -> Run:
+    """Read a run's configuration and newest checkpoint; a shipped run's name stands for its folder.
+
+    `rollout` replaces the track's own setting; `UsageError` if that track has none.
+    """
     shipped = shipped_runs()
     if not folder.exists() and str(folder) in shipped:
         folder = shipped[str(folder)]
@@ -123,6 +129,10 @@ def open_run(folder: Path) -> Run:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}")
     config = load_config(folder)
+    if rollout is not None:
+        if not isinstance(config.track, CompressionConfig):
+            raise UsageError(f"{folder}: its track, {config.track.kind}, has no rollout to set")
+        config = replace(config, track=replace(config.track, rollout=rollout))
     checkpoints = checkpoint_folders(folder)
     if not checkpoints:
         raise InputError(
@@ -140,11 +150,15 @@ def evaluate_run(
     *,
     data: Path | None = None,
     inference: InferenceConfig | None = None,
+    rollout: RolloutConfig | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a run's newest checkpoint on the val split of `data` (default: beside what it was trained on)."""
-    run = open_run(folder)
+    """Score a run's newest checkpoint on the val split of `data` (default: beside what it was trained on).
+
+    `inference` and `rollout` replace the run's own settings; the receipt holds those that were used.
+    """
+    run = open_run(folder, rollout=rollout)
     if run.folder in shipped_runs().values():
         raise UsageError(
             f"{folder}: lies inside the package; `foreframe export {folder} --out RUN` makes a copy to evaluate"
@@ -236,7 +250,7 @@ def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
         changed = {
             name: values
             for name, values in differences(there, config).items()
-            if name not in _FREE_TO_CHANGE and not name.startswith("inference.")
+            if name not in _FREE_TO_CHANGE and not name.startswith(("inference.", "track.rollout."))
         }
         # Until something is learnt the settings may still be put right.
         if changed and checkpoints:

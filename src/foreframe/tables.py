@@ -24,7 +24,11 @@ def print_scores(content: Mapping[str, Any], *, title: str | None = None) -> Non
     table.add_column("predictor")
     table.add_column("mean [95 %]", justify="right")
     table.add_column("model minus it [95 %]", justify="right")
-    for name, metric in content["metrics"].items():
+    shown = {name: metric for name, metric in content["metrics"].items() if not metric.get("detail", False)}
+    if more := len(content["metrics"]) - len(shown):
+        table.caption = f"{more} more metric{'s' if more > 1 else ''} in scores.json; `foreframe report` shows them"
+        table.caption_justify = "left"
+    for name, metric in shown.items():
         rows = [row for row in content["scores"] if row["metric"] == name]
         better = "higher" if metric["higher_is_better"] else "lower"
         for row in sorted(rows, key=lambda row: row["predictor"] != MODEL):

@@ -2,39 +2,110 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from foreframe.errors import require
+from foreframe.metrics.tokens import TOP_K, top_k_log_probs
+from foreframe.models.st_transformer import TemporalCache
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from foreframe.models.st_transformer import STTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How the tokens that are fed back are chosen."""
+
+    temperature: float = 0.0
+    """0 takes each cell's most likely token (report, section 3.3); above, one is drawn from softmax(logits / it)."""
+    seed: int = 0
+    """Of the draws; a clip's also depend on its address, never on the batch it is in."""
+
+    def __post_init__(self) -> None:
+        require(self, temperature=(0, math.inf), seed=(0, 2**32 - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """Future grids and the distributions they were taken from."""
+    """Future grids, and the features whose logits they were taken from."""
 
     tokens: torch.Tensor
-    """(B, N, h, w) int64: the most likely token of each cell, fed back as input for the next grid."""
-    logits: torch.Tensor
-    """(B, N, h, w, V) float32."""
+    """(B, N, h, w) int64: what was fed back as input for the next grid."""
+    features: torch.Tensor
+    """(B, N, S, D): `model.logits` of them are the distributions; those of 64,000 classes would fill a GPU."""
 
 
 @torch.no_grad()
-def greedy_rollout(
-    model: STTransformer, context: torch.Tensor, states: torch.Tensor, *, num_future: int = 3
+def rollout(
+    model: STTransformer,
+    context: torch.Tensor,
+    states: torch.Tensor,
+    *,
+    num_future: int = 3,
+    temperature: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> Rollout:
-    """Continue `context` (B, C, h, w) by `num_future` grids, each the argmax given everything before it.
+    """Continue `context` (B, C, h, w) by `num_future` grids, each chosen given everything before it.
 
-    `states` are the normalised rows (B, R, 25) of context and future; only logits of the newest grid are computed.
+    Every grid passes through the model once (`TemporalCache`), and only the newest grid's logits are computed.
+
+    Args:
+        model: In evaluation mode.
+        context: Token grids.
+        states: (B, R, 25) normalised state rows of context and future.
+        num_future: Grids to predict.
+        temperature: See `RolloutConfig`; cells of a grid are drawn independently of each other.
+        generators: One for each clip, on the CPU; needed if the temperature is above 0.
     """
     batch_size, _, height, width = context.shape
-    grids, logits = context, []
+    if temperature > 0 and (generators is None or len(generators) != batch_size):
+        raise ValueError(f"a temperature of {temperature} needs a generator for each of the {batch_size} clips")
+    cache, newest = TemporalCache(model.config), context
+    grids: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     for _ in range(num_future):
-        newest = model.logits(model(grids, states)[:, -1]).float()
-        logits.append(newest)
-        tokens = newest.argmax(-1).reshape(batch_size, 1, height, width)
-        grids = torch.cat([grids, tokens], 1)
-    stacked = torch.stack(logits, 1).reshape(batch_size, num_future, height, width, -1)
-    return Rollout(tokens=grids[:, context.shape[1] :], logits=stacked)
+        features.append(model(newest, states, cache=cache)[:, -1])
+        chosen = [
+            _choose(model.logits(clip).float(), temperature, generators[index] if generators else None)
+            for index, clip in enumerate(features[-1])
+        ]
+        newest = torch.stack(chosen).reshape(batch_size, 1, height, width)
+        grids.append(newest)
+    return Rollout(tokens=torch.cat(grids, 1), features=torch.stack(features, 1))
+
+
+@torch.no_grad()
+def top_log_probs(model: STTransformer, prediction: Rollout, *, k: int = TOP_K) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a submission carries of a rollout: the k likeliest tokens of each cell and their log-probabilities.
+
+    Returns indices int32 and values float32, (B, N, S, k) each, descending; log-softmax over the whole vocabulary.
+    """
+    grids = prediction.features.flatten(0, 1)
+    tops = [top_k_log_probs(model.logits(grid), k) for grid in grids]
+    indices, values = (
+        torch.stack(parts).unflatten(0, prediction.features.shape[:2]) for parts in zip(*tops, strict=True)
+    )
+    return indices, values
+
+
+def clip_generator(*numbers: int) -> torch.Generator:
+    """A CPU generator of its own for each tuple of numbers: a seed and a clip's address, say."""
+    words = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words.view(np.uint64)[0] >> 1))
+
+
+def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator | None) -> torch.Tensor:
+    """Tokens (S,) from logits (S, V): the most likely ones, or draws by inverting each cell's distribution function."""
+    if temperature <= 0:
+        return logits.argmax(-1)
+    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
+    draws = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
+    tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
+    return tokens[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -1,14 +1,14 @@
-"""Token scores, one number per clip: cross-entropy in nats, accuracy, and cross-entropy from the top k alone.
+"""Token scores: cross-entropy in nats, accuracy, and cross-entropy from the top k alone; for cells or for clips.
 
-Axis 0 is the clip; scores are means over every other axis but the vocabulary's. Logits are worked through in pieces, so
-that 64,000 classes need little memory beyond their own.
+Axis 0 is the clip; a clip's score is the mean over its cells. Logits are worked through in pieces, so that 64,000
+classes need little memory beyond their own.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,15 @@ import torch.nn.functional as F
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Definition = Literal["tail", "minfill", "renorm"]
 """What a target outside the top k costs; see `top_k_cross_entropy`."""
+
+DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
+_NAMES: dict[Definition, str] = {"tail": "top_k", "minfill": "top_k_minfill", "renorm": "top_k_renorm"}
+TOP_K = 500
+"""Classes of each cell that a submission carries (challenge-facts 2.2)."""
 
 MAX_TOTAL_PROBABILITY = 1 + 1e-4
 """How much the exponentials of one cell's values may add up to: rounding is forgiven, raw logits are not."""
@@ -27,23 +32,6 @@ MAX_TOTAL_PROBABILITY = 1 + 1e-4
 _MIN_TAIL = 1e-12
 _PIECE = 2**26
 """Elements worked on at once: a 32x32 grid of 64,000 classes."""
-
-
-def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean of -log softmax(logits)[target] over a clip's cells, in nats: logits (B, ..., V), targets (B, ...) -> (B,).
-
-    Float32 per cell whatever the logits are, float64 mean. Made for scoring under `torch.no_grad`.
-    """
-    _check_targets(targets, vocab_size=logits.shape[-1], cells=logits.shape[:-1])
-    pieces = zip(_rows(logits), targets.flatten().long().split(_rows_per_piece(logits)), strict=True)
-    losses = torch.cat([F.cross_entropy(rows.float(), target, reduction="none") for rows, target in pieces])
-    return _clip_mean(losses, targets)
-
-
-def token_accuracy(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Share of a clip's cells whose predicted token is the target: int (B, ...) twice -> float64 (B,)."""
-    _check_targets(targets, vocab_size=None, cells=predicted.shape)
-    return _clip_mean(predicted == targets, targets)
 
 
 def top_k_log_probs(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,51 +73,81 @@ def top_k_cross_entropy(
     Raises `InputError` if a cell's indices repeat or leave 0..V-1, a value is not finite, or, for `tail`, a cell's
     probabilities add up to more than 1 + 1e-4.
     """
-    if definition not in ("tail", "minfill", "renorm"):
-        raise ValueError(f"definition must be 'tail', 'minfill' or 'renorm', got {definition!r}")
+    if definition not in DEFINITIONS:
+        raise ValueError(f"definition must be one of {', '.join(DEFINITIONS)}, got {definition!r}")
     if floor is not None and definition != "renorm":
         warnings.warn(f"floor={floor} has no effect on the definition {definition!r}", stacklevel=2)
     if indices.shape != values.shape:
         raise InputError(f"indices {tuple(indices.shape)} and values {tuple(values.shape)} differ in shape")
     _check_targets(targets, vocab_size=vocab_size, cells=indices.shape[:-1])
-    size = _rows_per_piece(indices)
-    losses: list[torch.Tensor] = []
-    for index, value, target in zip(_rows(indices), _rows(values), targets.flatten().split(size), strict=True):
+    for index, value in zip(_rows(indices), _rows(values), strict=True):
         _check_top_k(index, value, vocab_size=vocab_size, normalised=definition == "tail")
-        is_target = index == target[:, None]
-        value = value.double()
-        losses.append(
-            _cell_losses(
-                value,
-                found=is_target.any(-1),
-                hit=value.masked_fill(~is_target, 0).sum(-1),
-                num_missing=vocab_size - indices.shape[-1],
-                definition=definition,
-                floor=math.log(vocab_size) if floor is None else floor,
-            )
+    floor = math.log(vocab_size) if floor is None else floor
+    scores = top_k_scores(indices, values, targets, vocab_size=vocab_size, floor=floor)
+    return scores[_NAMES[definition]].flatten(1).mean(1) if targets.ndim > 1 else scores[_NAMES[definition]]
+
+
+def top_k_scores(
+    indices: torch.Tensor, values: torch.Tensor, targets: torch.Tensor, *, vocab_size: int, floor: float | None = None
+) -> dict[str, torch.Tensor]:
+    """Each cell's scores from its top k alone: name -> float64, shaped like `targets`.
+
+    `top_k` is `top_k_cross_entropy` by its default definition, `top_k_minfill` and `top_k_renorm` by the others;
+    `top_k_coverage` is 1 where the target is among the k. For arrays of our own making: nothing is checked.
+    """
+    pieces = zip(_rows(indices), _rows(values), targets.flatten().split(_rows_per_piece(indices)), strict=True)
+    floor = math.log(vocab_size) if floor is None else floor
+    found = [_top_k_cells(*piece, num_missing=vocab_size - indices.shape[-1], floor=floor) for piece in pieces]
+    return {name: torch.cat([piece[name] for piece in found]).reshape(targets.shape) for name in found[0]}
+
+
+def cell_scores(
+    logits: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor, targets: torch.Tensor, *, vocab_size: int
+) -> dict[str, torch.Tensor]:
+    """`cross_entropy`, `accuracy` and `top_k_scores` of the 500 likeliest classes, for each cell.
+
+    Args:
+        logits: From features (n, D) to (n, V), as a model's output layer does: they are computed in pieces.
+        features: (..., D).
+        targets: int64 (...).
+        vocab_size: V; where it is below 500, all classes are the top ones.
+
+    Returns:
+        Name -> float64, shaped like `targets`. Softmax is taken in float32.
+    """
+    _check_targets(targets, vocab_size=vocab_size, cells=features.shape[:-1])
+    pieces: list[dict[str, torch.Tensor]] = []
+    rows = max(1, _PIECE // vocab_size)
+    flat = features.reshape(-1, features.shape[-1])
+    for x, target in zip(flat.split(rows), targets.flatten().split(rows), strict=True):
+        scores = logits(x).float()
+        indices, values = top_k_log_probs(scores, min(TOP_K, vocab_size))
+        pieces.append(
+            {
+                "cross_entropy": F.cross_entropy(scores, target, reduction="none").double(),
+                "accuracy": (indices[:, 0] == target).double(),
+                **top_k_scores(indices, values, target, vocab_size=vocab_size),
+            }
         )
-    return _clip_mean(torch.cat(losses), targets)
+    return {name: torch.cat([piece[name] for piece in pieces]).reshape(targets.shape) for name in pieces[0]}
 
 
-def top_k_coverage(indices: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Share of a clip's targets (B, ...) that are among the submitted indices (B, ..., k): float64 (B,)."""
-    _check_targets(targets, vocab_size=None, cells=indices.shape[:-1])
-    return _clip_mean((indices == targets[..., None]).any(-1), targets)
-
-
-def _cell_losses(
-    values: torch.Tensor, *, found: torch.Tensor, hit: torch.Tensor, num_missing: int, definition: str, floor: float
-) -> torch.Tensor:
-    """Nats of each row of `values` (N, k), float64; see `top_k_cross_entropy`."""
+def _top_k_cells(
+    indices: torch.Tensor, values: torch.Tensor, targets: torch.Tensor, *, num_missing: int, floor: float
+) -> dict[str, torch.Tensor]:
+    """Every reading of rows (N, k) with targets (N,): name -> float64 (N,)."""
+    is_target = indices == targets[:, None]
+    values = values.double()
+    found, hit = is_target.any(-1), (values * is_target).sum(-1)
+    total, smallest = values.logsumexp(-1), values.amin(-1)
     log_missing = math.log(num_missing) if num_missing else -math.inf
-    if definition == "tail":
-        tail = (1 - values.exp().sum(-1)).clamp(min=_MIN_TAIL)
-        return torch.where(found, -hit, log_missing - tail.log())
-    total = values.logsumexp(-1)
-    if definition == "minfill":
-        smallest = values.amin(-1)
-        return torch.logaddexp(total, smallest + log_missing) - torch.where(found, hit, smallest)
-    return torch.where(found, total - hit, floor)
+    tail = (1 - total.exp()).clamp(min=_MIN_TAIL)
+    return {
+        "top_k": torch.where(found, -hit, log_missing - tail.log()),
+        "top_k_minfill": torch.logaddexp(total, smallest + log_missing) - torch.where(found, hit, smallest),
+        "top_k_renorm": torch.where(found, total - hit, floor),
+        "top_k_coverage": found.double(),
+    }
 
 
 def _rows_per_piece(x: torch.Tensor) -> int:
@@ -139,10 +157,6 @@ def _rows_per_piece(x: torch.Tensor) -> int:
 def _rows(x: torch.Tensor) -> Iterator[torch.Tensor]:
     """Pieces (n, x.shape[-1]) of x, in order."""
     yield from x.reshape(-1, x.shape[-1]).split(_rows_per_piece(x))
-
-
-def _clip_mean(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.double().reshape(like.shape[0], -1).mean(1)
 
 
 def _check_targets(targets: torch.Tensor, *, vocab_size: int | None, cells: torch.Size) -> None:

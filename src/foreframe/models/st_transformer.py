@@ -95,31 +95,71 @@ class STTransformer(nn.Module):
         for table in (self.spatial_position, self.temporal_position, self.states.position):
             nn.init.normal_(table, std=0.02)
 
-    def forward(self, tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Features (B, T, S, D) that predict grids 1 to T; `logits` turns them into scores.
+    def forward(
+        self, tokens: torch.Tensor, states: torch.Tensor, *, cache: TemporalCache | None = None
+    ) -> torch.Tensor:
+        """Features (B, T, S, D) that predict the grid after each given one; `logits` turns them into scores.
 
         Args:
-            tokens: (B, T, h, w) integers, T at most `num_grids`.
+            tokens: (B, T, h, w) integers. With those before them in `cache`, at most `num_grids`.
             states: (B, num_states, 25) normalised state rows, row 0 at the first frame of grid 0.
+            cache: Keys and values of the grids before `tokens`, to which theirs are added. Nothing changes in the
+                result: no activation of a grid depends on a later one.
         """
-        _, num_grids, height, width = tokens.shape
-        config = self.config
-        if num_grids > config.num_grids or (height, width) != (config.grid, config.grid):
+        _, num_new, height, width = tokens.shape
+        config, start = self.config, cache.num_grids if cache else 0
+        if start + num_new > config.num_grids or (height, width) != (config.grid, config.grid):
             raise ValueError(
-                f"token grids (B, {num_grids}, {height}, {width}) do not fit a model of at most {config.num_grids} "
-                f"grids of {config.grid}x{config.grid}"
+                f"token grids (B, {start + num_new}, {height}, {width}) do not fit a model of at most "
+                f"{config.num_grids} grids of {config.grid}x{config.grid}"
             )
         x = self.embedding(tokens.flatten(2))
-        x = x + self.spatial_position + self.temporal_position[:num_grids, None]
-        x = x + self.states(states, num_grids)[:, :, None]
+        x = x + self.spatial_position + self.temporal_position[start : start + num_new, None]
+        x = x + self.states(states, start + num_new)[:, start:, None]
         x = self.dropout(x)
-        for layer in self.layers:
-            x = layer(x)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, memory=cache.layers[index] if cache else None)
         return self.norm(x)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., D) to unnormalised log-probabilities (..., vocab_size) through the tied embedding."""
         return F.linear(features, self.embedding.weight)
+
+
+class LayerMemory:
+    """Keys and values of one layer's temporal attention, (B * S, H, T, d) each, for the grids seen so far."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.num_grids = 0
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add those of new grids (B * S, H, t, d), and return those of all grids up to now."""
+        if self._keys is None or self._values is None:
+            rows, heads, _, size = keys.shape
+            self._keys, self._values = (x.new_empty(rows, heads, self.capacity, size) for x in (keys, values))
+        start, self.num_grids = self.num_grids, self.num_grids + keys.shape[2]
+        self._keys[:, :, start : self.num_grids] = keys
+        self._values[:, :, start : self.num_grids] = values
+        return self._keys[:, :, : self.num_grids], self._values[:, :, : self.num_grids]
+
+
+class TemporalCache:
+    """What temporal attention remembers of the grids already passed through a model, for inference.
+
+    Spatial attention stays inside a grid and temporal attention looks back only, so a grid's activations are final
+    once computed: passing each grid once gives what passing all of them again would.
+    """
+
+    def __init__(self, config: STTransformerConfig) -> None:
+        self.layers = [LayerMemory(config.num_grids) for _ in range(config.num_layers)]
+
+    @property
+    def num_grids(self) -> int:
+        """Grids passed so far."""
+        return self.layers[0].num_grids
 
 
 class StateBranch(nn.Module):
@@ -177,13 +217,13 @@ class STLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTSD: torch.Tensor) -> torch.Tensor:
-        """(B, T, S, D) to the same shape."""
+    def forward(self, x_BTSD: torch.Tensor, *, memory: LayerMemory | None = None) -> torch.Tensor:
+        """(B, T, S, D) to the same shape; `memory` holds what temporal attention keeps of earlier steps."""
         x = x_BTSD
         x = x + self.dropout(self.spatial(self.spatial_norm(x), causal=False))
         # Cells become the batch and steps the sequence.
         x_BSTD = self.temporal_norm(x).transpose(1, 2)
-        x = x + self.dropout(self.temporal(x_BSTD, causal=True).transpose(1, 2))
+        x = x + self.dropout(self.temporal(x_BSTD, causal=True, memory=memory).transpose(1, 2))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -202,12 +242,19 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.dropout = config.attention_dropout
 
-    def forward(self, x: torch.Tensor, *, causal: bool) -> torch.Tensor:
-        """(..., L, D) to the same shape; with `causal`, step l sees steps up to l only."""
+    def forward(self, x: torch.Tensor, *, causal: bool, memory: LayerMemory | None = None) -> torch.Tensor:
+        """(..., L, D) to the same shape; with `causal`, step l sees steps up to l and those in `memory` only."""
         batch_shape, (length, width) = x.shape[:-2], x.shape[-2:]
         qkv = self.qkv(x).reshape(-1, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = self.query_norm(q), self.key_norm(k)
+        q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
+        mask = None
+        if memory is not None:
+            k, v = memory.append(k, v)
+            past = k.shape[2] - length
+            if past and length > 1:
+                mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
+            causal = causal and not past  # one step sees all that is there; several after a past need the mask
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, dropout_p=dropout, is_causal=causal)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(*batch_shape, length, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from foreframe.config import RunConfig
+from foreframe.evaluate import InferenceConfig
 from foreframe.models.st_transformer import STTransformerConfig
 from foreframe.tracks.compression import CompressionConfig
 from foreframe.train.loop import TrainConfig
@@ -57,4 +58,5 @@ def compression_tiny() -> RunConfig:
             num_val_clips=12,
         ),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=20, weight_decay=0.05),
+        inference=InferenceConfig(wrong_states=("shuffled",)),
     )

@@ -1,4 +1,4 @@
-"""Lays out the learning curves: one small chart per metric, a line per split, drawn as SVG by the page."""
+"""Lays out the learning curves: one small chart per quantity, its splits and readings as lines, drawn as SVG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foreframe.report.runs import spoken
 from foreframe.report.tables import nice_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from foreframe.report.runs import Journal, Metric
 
@@ -23,17 +23,31 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 392.0, 10.0, 186.0
 
 COLOURS = {"train": 1, "val": 2}
 
-LAST_METRICS = ("learning_rate", "grad_norm", "samples_per_second")
+READINGS = ("autoregressive", "teacher_forced")
+"""How a metric's name may end: these are readings of one quantity and share its chart, the first with a whole line."""
+
+TRAINING_NAMES = {
+    "compression": {"loss": "cross_entropy_teacher_forced", "accuracy": "accuracy_teacher_forced"},
+}
+"""What validation calls that which a track's training logs under another name: track > training's name > metric.
+
+By default it is the same quantity of other clips; `scheduled_sampling` and `loss_grids` can make it a harder one.
+"""
+
+LAST_METRICS = ("learning_rate", "gradient_norm", "samples_per_second")
 """Shown after the metrics that say how good the model is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One split's curve."""
+    """One split's curve, in one reading."""
 
-    split: str
+    label: str
+    """`val`, or `val, teacher-forced` where the quantity has readings."""
     colour: int
     """Which of the page's line colours: 1 for train, 2 for val, 3 for any other."""
+    dashed: bool
+    """Whether another reading of the same split has the whole line."""
     points: str
     """`x,y x,y ...` in chart units, as SVG's polyline wants them."""
     dots: tuple[tuple[float, float], ...]
@@ -42,9 +56,11 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One metric over the steps."""
+    """One quantity over the steps."""
 
     title: str
+    unit: str
+    """Empty where no metric says."""
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -52,16 +68,42 @@ class Curve:
     """What hovering reads: steps, values and the box they are drawn in."""
 
 
-def curves(journal: Journal, metrics: Sequence[Metric] = ()) -> list[Curve]:
-    """One chart per metric of the journal; `metrics` lends its titles to those of the same name."""
-    titles = {metric.name: metric.title for metric in metrics}
+def curves(journal: Journal, *, track: str = "", metrics: Sequence[Metric] = ()) -> list[Curve]:
+    """One chart per quantity of the journal: training's loss with the validation metrics that it is one of, first.
 
-    def rank(name: str) -> tuple[int, int]:
-        last = LAST_METRICS.index(name) + 1 if name in LAST_METRICS else 0
-        return (last, 0 if name == "loss" else 1)
+    `track` says what training calls otherwise (`TRAINING_NAMES`); `metrics` lend titles and units to their names.
+    """
+    known = {metric.name: metric for metric in metrics}
+    others = TRAINING_NAMES.get(track, {})
+    charts: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
+    ranks: dict[str, int] = {}
+    for name, splits in journal.curves.items():
+        for split, points in splits.items():
+            metric = others.get(name, name) if split == "train" else name
+            if metric in known and known[metric].detail:
+                continue
+            quantity, reading = _readings(metric)
+            charts.setdefault(quantity, {}).setdefault(split, {})[reading] = points
+            rank = 0 if name == "loss" else 2 + LAST_METRICS.index(name) if name in LAST_METRICS else 1
+            ranks[quantity] = min(rank, ranks.get(quantity, rank))
+    return [_curve(*_heading(name, known), charts[name]) for name in sorted(charts, key=lambda name: ranks[name])]
 
-    names = sorted(journal.curves, key=rank)
-    return [_curve(titles.get(name, spoken(name).capitalize()), journal.curves[name]) for name in names]
+
+def _readings(metric: str) -> tuple[str, str]:
+    """A metric's quantity and its reading, which may be none."""
+    for reading in READINGS:
+        if metric.endswith(f"_{reading}"):
+            return metric.removesuffix(f"_{reading}"), reading
+    return metric, ""
+
+
+def _heading(quantity: str, known: Mapping[str, Metric]) -> tuple[str, str]:
+    """Title and unit: of the metric of that name, or what its readings' titles say alike before their last comma."""
+    metrics = [metric for name, metric in known.items() if _readings(name)[0] == quantity and not metric.detail]
+    titles = {metric.title.rpartition(",")[0] if metric.name != quantity else metric.title for metric in metrics}
+    units = {metric.unit for metric in metrics}
+    title = titles.pop() if len(titles) == 1 else ""
+    return title or spoken(quantity).capitalize(), units.pop() if len(units) == 1 else ""
 
 
 def downsample(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) -> list[tuple[float, float]]:
@@ -73,11 +115,15 @@ def downsample(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) -
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
 
 
-def _curve(title: str, splits: dict[str, dict[int, float]]) -> Curve:
-    lines = {
-        split: downsample(sorted(splits[split].items()))
-        for split in sorted(splits, key=lambda split: (COLOURS.get(split, 3), split))
-    }
+def _curve(title: str, unit: str, splits: dict[str, dict[str, dict[int, float]]]) -> Curve:
+    """`splits`: split > reading > step > value."""
+    keys = sorted(
+        ((split, reading) for split, readings in splits.items() for reading in readings),
+        key=lambda key: (COLOURS.get(key[0], 3), key[0], READINGS[::-1].index(key[1]) if key[1] in READINGS else -1),
+    )
+    lines = {key: downsample(sorted(splits[key[0]][key[1]].items())) for key in keys}
+    labels = {(s, r): f"{s}, {spoken(r).replace(' ', '-')}" if r else s for s, r in keys}
+    dashed = {(s, r): r == READINGS[1] and READINGS[0] in splits[s] for s, r in keys}
     x_low = min(x for points in lines.values() for x, _ in points)
     x_high = max(x for points in lines.values() for x, _ in points)
     y_low = min(y for points in lines.values() for _, y in points)
@@ -92,30 +138,32 @@ def _curve(title: str, splits: dict[str, dict[int, float]]) -> Curve:
         down = BOTTOM - (BOTTOM - TOP) * (y - y_low) / (y_high - y_low)
         return round(across, 1), round(down, 1)
 
-    placed = {split: [place(x, y) for x, y in points] for split, points in lines.items()}
+    placed = {key: [place(x, y) for x, y in points] for key, points in lines.items()}
     return Curve(
         title=title,
+        unit=unit,
         lines=tuple(
             Line(
-                split=split,
-                colour=COLOURS.get(split, 3),
+                label=labels[key],
+                colour=COLOURS.get(key[0], 3),
+                dashed=dashed[key],
                 points=" ".join(f"{x},{y}" for x, y in points),
                 dots=tuple(points) if len(points) <= 24 else (),
             )
-            for split, points in placed.items()
+            for key, points in placed.items()
         ),
         x_ticks=tuple((place(x, y_low)[0], short(x)) for x in nice_ticks(x_low, x_high, 4) if float(x).is_integer()),
         y_ticks=tuple((place(x_low, y)[1], short(y)) for y in nice_ticks(y_low, y_high, 4)),
         data={
             "lines": [
                 {
-                    "split": split,
-                    "colour": COLOURS.get(split, 3),
+                    "label": labels[key],
+                    "colour": COLOURS.get(key[0], 3),
                     "steps": [round(x) for x, _ in points],
                     "values": [float(f"{y:.5g}") for _, y in points],
-                    "places": placed[split],
+                    "places": placed[key],
                 }
-                for split, points in lines.items()
+                for key, points in lines.items()
             ]
         },
     )

@@ -15,7 +15,7 @@ from foreframe.errors import UsageError
 from foreframe.report.clips import ERROR_STOPS, MAX_CLIPS, NUM_ERROR_LEVELS, Clip, draw_clips
 from foreframe.report.curves import MAX_POINTS, Curve, curves
 from foreframe.report.runs import Run, find_key, read_run, spoken
-from foreframe.report.tables import MetricTable, compare, metric_tables, summary
+from foreframe.report.tables import DetailTable, MetricTable, compare, detail_table, metric_tables, summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ class RunView:
     """What the intervals were resampled over, in words."""
     summary: str
     tables: list[MetricTable]
+    details: DetailTable | None
     curves: list[Curve]
     curve_notes: list[str]
     clips: list[Clip]
@@ -110,7 +111,8 @@ def _view(run: Run, index: int, runs: Sequence[Run]) -> RunView:
         units=_units(run),
         summary=summary(scores) if scores else "",
         tables=metric_tables(scores) if scores else [],
-        curves=curves(run.journal, scores.metrics if scores else ()),
+        details=detail_table(scores) if scores else None,
+        curves=curves(run.journal, track=run.track, metrics=scores.metrics if scores else ()),
         curve_notes=_curve_notes(run),
         clips=clips,
         clip_notes=clip_notes,

@@ -41,6 +41,8 @@ class Metric:
     unit: str
     higher_is_better: bool
     description: str
+    detail: bool = False
+    """Shown folded away, and in no curve, comparison or summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ def read_scores(path: Path) -> Scores | None:
                 unit=str(entry.get("unit") or ""),
                 higher_is_better=bool(entry["higher_is_better"]),
                 description=str(entry.get("description") or ""),
+                detail=bool(entry.get("detail", False)),
             )
             for name, entry in data["metrics"].items()
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL = "model"
-"""The name under which the run's own model is scored."""
+"""The name under which the run's own model is scored; `model_shuffled_states` is the same model, told wrong states."""
 
 EDGE = 3.0
 """Per cent of a chart's width kept free at either end, so that no dot is cut."""
@@ -51,6 +51,26 @@ class MetricTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One predictor on one metric, where many of them stand in one table."""
+
+    mean: str
+    interval: str
+    is_model: bool
+    verdict: str
+    """As in `Row`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailTable:
+    """The metrics of one run that are shown folded away: a row each, a column for each predictor that has any."""
+
+    predictors: tuple[str, ...]
+    """The model first."""
+    rows: tuple[tuple[Metric, tuple[Cell | None, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Several runs of one track side by side: columns are runs, rows predictors, a group of rows per metric."""
 
@@ -63,9 +83,9 @@ class Comparison:
 
 
 def metric_tables(scores: Scores) -> list[MetricTable]:
-    """One table per metric that has a score, the model first."""
+    """One table per metric that has a score and is no detail, the model first."""
     tables = []
-    for metric in scores.metrics:
+    for metric in _main(scores):
         entries = sorted(
             (score for score in scores.scores if score.metric == metric.name),
             key=lambda score: score.predictor != MODEL,
@@ -73,6 +93,35 @@ def metric_tables(scores: Scores) -> list[MetricTable]:
         if entries:
             tables.append(_table(metric, entries, scores.predictors))
     return tables
+
+
+def detail_table(scores: Scores) -> DetailTable | None:
+    """The metrics that are details; None if none of them has a score."""
+    details = {metric.name: metric for metric in scores.metrics if metric.detail}
+    values = {(score.metric, score.predictor): score for score in scores.scores if score.metric in details}
+    if not values:
+        return None
+    names = sorted(dict.fromkeys(name for _, name in values), key=lambda name: name != MODEL)
+    rows: list[tuple[Metric, tuple[Cell | None, ...]]] = []
+    for metric in details.values():
+        row = [values.get((metric.name, name)) for name in names]
+        decimals = decimals_for([score.value for score in row if score])
+        if any(row):
+            rows.append((metric, tuple(_cell(score, metric, decimals) if score else None for score in row)))
+    return DetailTable(predictors=tuple(map(spoken, names)), rows=tuple(rows))
+
+
+def _cell(score: Score, metric: Metric, decimals: int) -> Cell:
+    return Cell(
+        mean=number(score.value.mean, decimals),
+        interval=span(score.value, decimals),
+        is_model=score.predictor == MODEL,
+        verdict=verdict(score.margin, higher_is_better=metric.higher_is_better) if score.margin else "",
+    )
+
+
+def _main(scores: Scores) -> list[Metric]:
+    return [metric for metric in scores.metrics if not metric.detail]
 
 
 def _table(metric: Metric, entries: Sequence[Score], predictors: dict[str, str]) -> MetricTable:
@@ -128,8 +177,9 @@ def verdict(margin: Interval, *, higher_is_better: bool) -> str:
 def summary(scores: Scores) -> str:
     """One sentence: on how many metrics the model beats the best of the trivial predictors."""
     counts = {"better": 0, "worse": 0, "unclear": 0}
-    for metric in scores.metrics:
-        rivals = [score for score in scores.scores if score.metric == metric.name and score.margin]
+    for metric in _main(scores):
+        own = [score for score in scores.scores if score.metric == metric.name and score.margin]
+        rivals = [score for score in own if not score.predictor.startswith(f"{MODEL}_")]
         if rivals:
             best = (max if metric.higher_is_better else min)(rivals, key=lambda score: score.value.mean)
             assert best.margin is not None
@@ -155,7 +205,7 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
     for track, pairs in by_track.items():
         if len(pairs) < 2:
             continue
-        metrics = {metric.name: metric for _, scores in pairs for metric in scores.metrics}
+        metrics = {metric.name: metric for _, scores in pairs for metric in _main(scores)}
         comparisons.append(
             Comparison(
                 track=track,

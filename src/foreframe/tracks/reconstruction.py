@@ -15,7 +15,7 @@ from foreframe.errors import InputError, require
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, TokenizerConfig, VideoTokenizer
 from foreframe.models.weights import find_weights, load_weights
-from foreframe.tracks.track import MODEL, Loss, Metric, Scores
+from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,23 +121,28 @@ class ReconstructionTrack:
         """The block through tokens and back, uint8 (B, 17, H, W, 3)."""
         return to_frames(model.decode(model.encode(_video(batch))))
 
-    def score(self, model: VideoTokenizer, batch: Batch, prediction: torch.Tensor) -> Scores:
+    def score(self, model: VideoTokenizer, batch: Batch, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
         """PSNR of the block."""
         del model
+        return {"psnr": _block_psnr(prediction, batch)}
+
+    def score_trivial(self, batch: Batch) -> Scores:
+        """PSNR of what knows one picture of the block."""
         truth = to_frames(_video(batch))
         mean = truth.double().mean(1, keepdim=True).round().byte()
-        videos = {MODEL: prediction, "first_frame": truth[:, :1], "block_mean": mean}
-        return {
-            "psnr": {
-                name: psnr(video.expand_as(truth), truth, cap_db=PSNR_CAP_DB).mean(1) for name, video in videos.items()
-            }
-        }
+        videos = {"first_frame": truth[:, :1], "block_mean": mean}
+        return {"psnr": {name: _block_psnr(video.expand_as(truth), batch) for name, video in videos.items()}}
 
     def panels(self, batch: Batch, prediction: torch.Tensor) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Track`. The block's first frame stands where others show context; it is given back like the rest."""
         truth = to_frames(_video(batch))
         videos = {"context": truth[:, :1], "truth": truth[:, 1:], "prediction": prediction[:, 1:]}
         return {name: video.cpu().numpy() for name, video in videos.items()}
+
+
+def _block_psnr(video: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Mean over frames, (B,), of uint8 (B, 17, H, W, 3) against the batch's."""
+    return psnr(video, to_frames(_video(batch)), cap_db=PSNR_CAP_DB).mean(1)
 
 
 def _video(batch: Batch) -> torch.Tensor:

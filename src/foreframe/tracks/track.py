@@ -31,6 +31,8 @@ class Metric:
     higher_is_better: bool
     description: str
     """One sentence: what is compared with what, averaged over what."""
+    detail: bool = False
+    """Shown folded away and left out of the terminal's table and the training curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,12 @@ class Track(Protocol[PredictionT]):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics that `score` returns, most important first."""
+        """The metrics that `score` and `score_trivial` return, most important first."""
         ...
 
     @property
     def predictors(self) -> dict[str, str]:
-        """What stands beside the model in `score`: name and one line of explanation."""
+        """What stands beside the model, by `score_trivial`: name and one line of explanation."""
         ...
 
     def open(
@@ -104,8 +106,12 @@ class Track(Protocol[PredictionT]):
         """The future, from the batch's context and states alone."""
         ...
 
-    def score(self, model: Any, batch: Batch, prediction: PredictionT) -> Scores:
-        """Compare with the truth in the batch, for the model and for every trivial predictor."""
+    def score(self, model: Any, batch: Batch, prediction: PredictionT) -> dict[str, torch.Tensor]:
+        """Compare with the truth in the batch: metric -> (B,) float64."""
+        ...
+
+    def score_trivial(self, batch: Batch) -> Scores:
+        """The same for every trivial predictor."""
         ...
 
     def panels(self, batch: Batch, prediction: PredictionT) -> dict[str, npt.NDArray[np.uint8]]:

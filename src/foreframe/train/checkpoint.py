@@ -25,6 +25,7 @@ from foreframe.errors import InputError
 from foreframe.hashing import sha256_file
 from foreframe.models.weights import (
     MODEL_FILE,
+    WEIGHTS_FILE,
     checkpoint_folders,
     load_weights,
     read_tensors,
@@ -120,8 +121,8 @@ def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
     """Copy the checkpoint that `model` was loaded from, weights as float16 and without the optimiser's state."""
     out.mkdir()
     save_model(out, model, dtype=torch.float16)
-    for path in folder.glob("*.json"):
-        if path.name not in (MANIFEST_FILE, MODEL_FILE):
+    for path in folder.iterdir():
+        if path.name not in (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, OPTIMIZER_FILE):
             shutil.copy(path, out / path.name)
     seal(out)
 

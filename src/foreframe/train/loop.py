@@ -17,7 +17,6 @@ from torch import nn
 from foreframe.data.loader import BatchSchedule, ClipDataset, ordered_batches, training_batches
 from foreframe.errors import InputError, UsageError, require
 from foreframe.models.weights import checkpoint_folders
-from foreframe.tracks.track import MODEL, Loss, Track
 from foreframe.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from foreframe.train.journal import Journal
 from foreframe.train.optim import OptimConfig, build_optimizer, set_learning_rate
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from foreframe.batch import Batch
+    from foreframe.tracks.track import Loss, Track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,10 @@ def _step(
 def validate(
     track: Track[Any], model: nn.Module, clips: ClipDataset, config: TrainConfig, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Mean of every metric of the model over `num_val_clips` clips spread over the split; processes share the work."""
+    """Mean of the model's metrics, but for details, over `num_val_clips` clips spread over the split.
+
+    Processes share the work.
+    """
     count = min(config.num_val_clips, len(clips))
     chosen = np.linspace(0, len(clips) - 1, count).round().astype(int)
     mine = chosen[accelerator.process_index :: accelerator.num_processes].tolist()
@@ -244,10 +247,11 @@ def validate(
     sums: dict[str, float] = {}
     for batch in ordered_batches(clips, mine, batch_size=config.micro_batch_size):
         moved = batch.to(accelerator.device)
-        for name, by_predictor in track.score(model, moved, track.predict(model, moved)).items():
-            sums[name] = sums.get(name, 0.0) + float(by_predictor[MODEL].sum())
+        for name, values in track.score(model, moved, track.predict(model, moved)).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
     parts: list[dict[str, float]] = gather_object([sums])
-    return {name: sum(part.get(name, 0.0) for part in parts) / count for name in track.metrics if name in parts[0]}
+    kept = (name for name, metric in track.metrics.items() if name in parts[0] and not metric.detail)
+    return {name: sum(part.get(name, 0.0) for part in parts) / count for name in kept}
 
 
 def _seed(*numbers: int) -> int:

@@ -1,0 +1,514 @@
+"""What a recipe costs, before anything is loaded: parameters, FLOPs, memory, steps and disk, from one run without data.
+
+The recipe's own loss runs once, forward and backward, on tensors that have shapes but no contents, so nothing is
+allocated or computed. What is *counted* there is exact for the operations that ran; what is *estimated* says so.
+
+A CUDA device is imitated, for torch lets no CPU-only build run autograd on tensors that claim to be on one: attention
+runs as the kernel that a CUDA device would take (flash in bfloat16 without a mask, else memory-efficient), dropout
+keeps a byte for each element, and under autocast norms, softmax and losses compute in float32. Not seen: what a kernel
+allocates inside itself, CUDA's context, fragmentation, and the gradient buckets of several processes (as large as the
+gradients).
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from foreframe.batch import Batch, ClipId
+from foreframe.config import build_track
+from foreframe.errors import UsageError
+from foreframe.models.tokenizer import BLOCK_FRAMES
+from foreframe.states import NUM_CHANNELS, StateStatistics
+from foreframe.tracks.compression import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, CompressionTrack
+from foreframe.tracks.reconstruction import ReconstructionConfig
+from foreframe.train.loop import accumulation_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from foreframe.config import RunConfig
+    from foreframe.tracks.track import Track
+
+PEAK_TFLOPS = {"bf16": 989.0, "no": 67.0}
+"""An H200's datasheet peaks, dense: bfloat16 on tensor cores, float32 without them."""
+DEVICE_COUNTS = (1, 8)
+"""For how many devices gradient accumulation is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """On what a recipe is planned."""
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Whose kernels decide what is kept for the backward pass."""
+    device_tflops: float | None = None
+    """Peak of one device, TFLOP/s, for the estimate of time; default: an H200's, 989 in bfloat16, 67 in float32, and
+    for a CPU no estimate."""
+    utilisation: float = 0.4
+    """Share of that peak that training reaches (*assumed*)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utilisation <= 1:
+            raise UsageError(f"utilisation must be above 0 and at most 1, not {self.utilisation}")
+        if self.device_tflops is not None and not 0 < self.device_tflops < math.inf:
+            raise UsageError(f"device_tflops must be above 0, not {self.device_tflops}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Floating-point operations for one sample: two to a multiply-add, matrix products and attention only."""
+
+    forward: int
+    """The model with every output it can give: for token grids, logits on each position."""
+    forward_for_loss: int
+    """The model with the outputs that the loss looks at."""
+    forward_backward: int
+    """The loss and its gradients as executed: attention's backward computes the scores again."""
+    uncounted: tuple[str, ...]
+    """Custom operations that ran and whose work nobody has told the counter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device at the recipe's micro-batch, in eager mode."""
+
+    device: str
+    micro_batch_size: int
+    weights: int
+    """Parameters and buffers."""
+    gradients: int
+    """All of them at once, as when gradients are accumulated."""
+    optimizer: int
+    """Adam's two averages and its step counts."""
+    batch: int
+    """One micro-batch of data."""
+    activations: int
+    """What is alive when the forward pass ends: saved for backward, autocast's copies of weights among it."""
+    temporaries: int
+    """How much more is alive at the peak of forward and backward."""
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Time at a stated speed."""
+
+    device_tflops: float
+    utilisation: float
+    device_hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The cost of a recipe."""
+
+    recipe: str
+    precision: str
+    parameters: int
+    parts: dict[str, int]
+    """Parameters of each top-level part of the model."""
+    flops: Flops
+    memory: Memory
+    num_steps: int
+    global_batch_size: int
+    num_samples: int
+    """Seen over the whole run."""
+    sample: dict[str, int]
+    """Tokens, frames and state rows of one sample."""
+    accumulation: dict[int, int | None]
+    """Devices -> micro-batches for each step on each device; None if the batch does not divide."""
+    checkpoint_bytes: int
+    """Of one checkpoint: weights and optimiser."""
+    keep_checkpoints: int
+    """How many stay on disk; while one is written there is one more."""
+    estimate: Estimate | None
+    """None where no speed is stated."""
+
+
+def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
+    """Count what training `config` takes. Nothing is read, written, downloaded or allocated."""
+    settings = PlanConfig() if settings is None else settings
+    train = config.train
+    with FakeTensorMode():
+        track, model = _build(config)
+        batch = example_batch(config, train.micro_batch_size)
+        flops, activations, peak = _measure(track, model, batch, precision=train.precision, device=settings.device)
+        state = _num_bytes([*model.parameters(), *model.buffers()])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = _num_bytes(trained)
+        # Two averages like the parameter, and a float32 count of steps for each.
+        optimizer = 2 * gradients + 4 * len(trained)
+        checkpoint = _num_bytes(model.state_dict().values()) + optimizer
+        data = _num_bytes(value for value in vars(batch).values() if isinstance(value, torch.Tensor))
+        sample = _sizes(batch)
+        parts = _parts(model)
+    num_samples = train.num_steps * train.global_batch_size
+    tflops = settings.device_tflops
+    if tflops is None and settings.device == "cuda":
+        tflops = PEAK_TFLOPS[train.precision]
+    return Plan(
+        recipe=config.recipe,
+        precision=train.precision,
+        parameters=sum(parts.values()),
+        parts=parts,
+        flops=flops,
+        memory=Memory(
+            device=settings.device,
+            micro_batch_size=train.micro_batch_size,
+            weights=state,
+            gradients=gradients,
+            optimizer=optimizer,
+            batch=data,
+            activations=activations,
+            temporaries=peak - activations,
+            total=state + gradients + optimizer + data + peak,
+        ),
+        num_steps=train.num_steps,
+        global_batch_size=train.global_batch_size,
+        num_samples=num_samples,
+        sample=sample,
+        accumulation={count: _accumulation(config, count) for count in DEVICE_COUNTS},
+        checkpoint_bytes=checkpoint,
+        keep_checkpoints=train.keep_checkpoints,
+        estimate=None if tflops is None else _estimate(flops, num_samples, tflops, settings.utilisation),
+    )
+
+
+def _estimate(flops: Flops, num_samples: int, tflops: float, utilisation: float) -> Estimate:
+    seconds = flops.forward_backward * num_samples / (tflops * 1e12 * utilisation)
+    return Estimate(device_tflops=tflops, utilisation=utilisation, device_hours=seconds / 3600)
+
+
+def example_batch(config: RunConfig, num_clips: int) -> Batch:
+    """A batch of the shapes that the recipe trains on; zeros."""
+    num_states = BLOCK_FRAMES
+    tokens = video = None
+    match config.track:
+        case CompressionConfig(model=model):
+            num_states = model.num_states
+            tokens = torch.zeros(num_clips, NUM_CONTEXT + NUM_FUTURE, model.grid, model.grid, dtype=torch.int64)
+        case ReconstructionConfig(size=size):
+            video = torch.zeros(num_clips, 3, BLOCK_FRAMES, size, size)
+    return Batch(
+        clips=(ClipId(0, 0, 0),) * num_clips,
+        states=torch.zeros(num_clips, num_states, NUM_CHANNELS),
+        states_valid=torch.ones(num_clips, num_states, dtype=torch.bool),
+        tokens=tokens,
+        video=video,
+    )
+
+
+def _build(config: RunConfig) -> tuple[Track[Any], Any]:
+    """Track and model as for training, with states left as they are and no weights read."""
+    if isinstance(config.track, ReconstructionConfig):
+        config = replace(config, track=replace(config.track, start_from=None))
+    track = build_track(config)
+    if isinstance(track, CompressionTrack):
+        zero, one = (0.0,) * NUM_CHANNELS, (1.0,) * NUM_CHANNELS
+        track.state_statistics = StateStatistics(mean=zero, std=one, num_rows=0)
+    return track, track.build().train()
+
+
+def _first_in_loss(track: Track[Any]) -> int:
+    """The first position whose logits the loss looks at; for other than tokens without meaning."""
+    future_only = isinstance(track, CompressionTrack) and track.config.loss_grids == "future"
+    return NUM_CONTEXT - 1 if future_only else 0
+
+
+def _forward(model: Any, batch: Batch, *, first: int = 0) -> torch.Tensor:
+    """Outputs of the model: reconstructed video, or logits from position `first` on."""
+    if batch.tokens is None:
+        return model(batch.video)
+    return model.logits(model(batch.tokens[:, :-1], batch.states)[:, first:])
+
+
+# -- the run without data --------------------------------------------------------------------------------------------
+
+
+def _measure(
+    track: Track[Any], model: nn.Module, batch: Batch, *, precision: str, device: str
+) -> tuple[Flops, int, int]:
+    """FLOPs for one sample, bytes alive between forward and backward, bytes alive at the peak."""
+
+    def computing(work: Callable[[], Any]) -> Any:
+        autocast = precision == "bf16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if device == "cpu":
+                return work()
+            with _AsOnCuda(autocast=autocast):
+                return work()
+
+    def flops_of(work: Callable[[], Any]) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+            computing(work)
+        return counter.get_total_flops() // len(batch)
+
+    formulas = _formulas()
+    forward = flops_of(lambda: _forward(model, batch))
+    first = _first_in_loss(track)
+    forward_for_loss = flops_of(lambda: _forward(model, batch, first=first)) if first else forward
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    there = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()), *vars(batch).values()]
+    meter = _Meter([one for one in there if isinstance(one, torch.Tensor)])
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, meter:
+        loss = computing(lambda: track.loss(model, batch))
+        activations = meter.alive
+        loss.value.backward()
+    flops = Flops(
+        forward=forward,
+        forward_for_loss=forward_for_loss,
+        forward_backward=counter.get_total_flops() // len(batch),
+        uncounted=tuple(sorted(meter.custom - {str(operation) for operation in formulas})),
+    )
+    return flops, activations, meter.peak
+
+
+class _Meter(TorchDispatchMode):
+    """Bytes alive: every storage counts once, from the operation that makes it until nothing holds it any more."""
+
+    def __init__(self, known: Sequence[torch.Tensor]) -> None:
+        """Storages of `known` tensors, which the caller keeps alive, are not counted."""
+        super().__init__()
+        self.alive = 0
+        self.peak = 0
+        self.custom: set[str] = set()
+        """Operations that are not torch's own."""
+        self._known = [tensor.untyped_storage() for tensor in known]
+        self._references: dict[int, weakref.ref[torch.UntypedStorage] | None] = dict.fromkeys(map(id, self._known))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace not in ("aten", "prim", "prims"):
+            self.custom.add(str(func.overloadpacket))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key not in self._references:
+            self._references[key] = weakref.ref(storage, partial(self._forget, key, size))
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+
+    def _forget(self, key: int, size: int, _reference: object) -> None:
+        del self._references[key]
+        self.alive -= size
+
+
+_FLOAT32_ON_CUDA: set[Any] = {
+    *(F.layer_norm, F.group_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.Tensor.softmax),
+    *(torch.Tensor.log_softmax, F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss),
+}
+"""What CUDA's autocast computes in float32 and the CPU's does not."""
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """Calls go the way they would go on a CUDA device, as far as what they keep for the backward pass differs."""
+
+    def __init__(self, *, autocast: bool) -> None:
+        super().__init__()
+        self.autocast = autocast
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if self.autocast and func in _FLOAT32_ON_CUDA:
+            args, kwargs = tree_map(_to_float32, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        if self.autocast:
+            query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
+        operations: Any = torch.ops.aten
+        if enable_gqa or query.ndim != 4:
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+            flash = operations._scaled_dot_product_flash_attention
+            return flash(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        efficient = operations._scaled_dot_product_efficient_attention
+        keeps = torch.is_grad_enabled()
+        return efficient(query, key, value, attn_mask, keeps, dropout_p, is_causal, scale=scale)[0]
+
+
+def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    del inplace
+    return torch.native_dropout(input, p, train=True)[0] if training and p > 0 else input
+
+
+def _to_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _linear_cross_entropy_flops(input: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
+    """Torch's chunked linear cross-entropy: logits, and in the same call the gradients that are asked for."""
+    gradient_of_input, gradient_of_weight = rest[-3], rest[-2]
+    return 2 * math.prod(input) * weight[0] * (1 + bool(gradient_of_input) + bool(gradient_of_weight))
+
+
+def _formulas() -> dict[Any, Any]:
+    """FLOPs of operations that torch's counter does not know, as far as this torch has them."""
+    with suppress(ImportError):
+        # Torch registers its chunked loss only when that is first called.
+        import_module("torch.nn.modules.linear_cross_entropy")
+    formulas = {
+        "aten::_scaled_dot_product_flash_attention_for_cpu": lambda *x, **_: sdpa_flop_count(*x[:3]),
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": lambda *x, **_: sdpa_backward_flop_count(*x[:4]),
+        "torch_nn::_linear_cross_entropy_batch_chunked": _linear_cross_entropy_flops,
+    }
+    found = {name: getattr(getattr(torch.ops, name.split("::")[0]), name.split("::")[1], None) for name in formulas}
+    return {operation: formulas[name] for name, operation in found.items() if operation is not None}
+
+
+# -- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _parts(model: nn.Module) -> dict[str, int]:
+    """Parameters by top-level child, and those that the model holds itself."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts
+
+
+def _sizes(batch: Batch) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    if batch.tokens is not None:
+        sizes["tokens"] = batch.tokens[0].numel()
+    if batch.video is not None:
+        sizes["frames"] = batch.video.shape[2]
+    return {**sizes, "state_rows": batch.states.shape[1]}
+
+
+def _accumulation(config: RunConfig, num_devices: int) -> int | None:
+    try:
+        return accumulation_steps(config.train, num_devices)
+    except UsageError:
+        return None
+
+
+# -- for people ------------------------------------------------------------------------------------------------------
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the plan as aligned lines: name, value, and what there is to say about it."""
+    memory, flops, estimate = plan.memory, plan.flops, plan.estimate
+    device = "one CUDA device" if memory.device == "cuda" else "a CPU"
+    precision = "bfloat16 autocast" if plan.precision == "bf16" else "float32"
+    imitated = "estimate: CUDA's kernels imitated" if memory.device == "cuda" else "estimate: without scratch memory"
+    _print_block("parameters", _counted({**plan.parts, "together": plan.parameters}))
+    _print_block(
+        "operations for one sample, two to a multiply-add",
+        {
+            **_scaled(
+                {
+                    "forward, every output": flops.forward,
+                    "forward, what the loss looks at": flops.forward_for_loss,
+                    "loss, forward and backward": flops.forward_backward,
+                },
+                unit="FLOP",
+            ),
+            **dict.fromkeys(flops.uncounted, ("?", "ran, but is not counted")),
+        },
+    )
+    _print_block(
+        f"memory of {device}, {memory.micro_batch_size} samples at once, {precision}",
+        _scaled(
+            {
+                "weights": memory.weights,
+                "gradients": memory.gradients,
+                "Adam": memory.optimizer,
+                "data": memory.batch,
+                "kept for the backward pass": memory.activations,
+                "more at the peak": memory.temporaries,
+                "together": memory.total,
+            },
+            unit="B",
+            notes=dict.fromkeys(("kept for the backward pass", "more at the peak", "together"), imitated),
+        ),
+    )
+    accumulation = {
+        f"micro-batches a step on {count} device{'s' * (count > 1)}": "does not divide" if number is None else number
+        for count, number in plan.accumulation.items()
+    }
+    sample = {f"{name.replace('_', ' ')} in a sample": count for name, count in plan.sample.items()}
+    disk, kept = {"one checkpoint": plan.checkpoint_bytes}, {"one checkpoint": f"{plan.keep_checkpoints} are kept"}
+    _print_block(
+        "training",
+        {
+            **_counted({"optimiser steps": plan.num_steps, "samples a step": plan.global_batch_size}),
+            **_counted(accumulation),
+            **_counted({"samples in all": plan.num_samples, **sample}),
+            **_scaled(disk, unit="B", notes=kept),
+            "device time": ("?", "name a speed with --device-tflops")
+            if estimate is None
+            else (
+                _duration(estimate.device_hours),
+                f"estimate: at {estimate.utilisation:g} of {estimate.device_tflops:g} TFLOP/s",
+            ),
+        },
+    )
+
+
+def _print_block(heading: str, lines: Mapping[str, tuple[str, str]]) -> None:
+    print(heading)
+    for name, (value, note) in lines.items():
+        print(f"  {name:<34}{value:>16}  {note}".rstrip())
+
+
+def _counted(values: Mapping[str, int | str]) -> dict[str, tuple[str, str]]:
+    return {name: (f"{value:,}" if isinstance(value, int) else value, "") for name, value in values.items()}
+
+
+def _scaled(
+    values: Mapping[str, int], *, unit: str, notes: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, str]]:
+    """Value and note for each name, all in the power of 1,000 that fits the largest."""
+    largest = max(values.values())
+    fitting = ((prefix, size) for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if largest >= size)
+    prefix, size = next(fitting, ("", 1))
+    return {
+        name: (f"{value / size:,.3f} {prefix}{unit}", (notes or {}).get(name, "")) for name, value in values.items()
+    }
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{3600 * hours:.2g} seconds"

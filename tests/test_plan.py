@@ -1,0 +1,213 @@
+"""`foreframe plan` against the published model, against closed forms, and against what training really keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foreframe.cli import run
+from foreframe.config import RunConfig, build_track, load_config
+from foreframe.plan import PlanConfig, example_batch, plan
+from foreframe.recipes import RECIPES
+from foreframe.states import NUM_CHANNELS, StateStatistics
+from foreframe.tracks.compression import CompressionTrack
+
+
+def small(recipe: str, **model: Any) -> RunConfig:
+    """A recipe at two clips a micro-batch, its model changed."""
+    config = RECIPES[recipe]()
+    track = replace(config.track, model=replace(config.track.model, **model))
+    return replace(config, track=track, train=replace(config.train, micro_batch_size=2))
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What `foreframe plan RECIPE --json` prints for every recipe, from a folder that stays empty."""
+    empty = tmp_path_factory.mktemp("empty")
+    plans: dict[str, dict[str, Any]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(empty)
+        for name in RECIPES:
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                assert run(["plan", name, "--json"]) == 0
+            plans[name] = json.loads(said.getvalue())
+    assert not list(empty.iterdir())
+    return plans
+
+
+def test_every_recipe_has_a_plan(planned: dict[str, dict[str, Any]]) -> None:
+    for name, found in planned.items():
+        assert found["recipe"] == name
+        assert found["parameters"] == sum(found["parts"].values())
+        assert found["flops"]["uncounted"] == []
+        assert 0 < found["flops"]["forward_for_loss"] <= found["flops"]["forward"] < found["flops"]["forward_backward"]
+        memory = found["memory"]
+        parts = ("weights", "gradients", "optimizer", "batch", "activations", "temporaries")
+        assert memory["total"] == sum(memory[part] for part in parts)
+        assert min(memory[part] for part in parts) > 0
+        assert found["num_samples"] == found["num_steps"] * found["global_batch_size"]
+
+
+def test_published_compression_entry(planned: dict[str, dict[str, Any]]) -> None:
+    found = planned["compression_136m"]
+    assert found["parameters"] == pytest.approx(136.11e6, rel=2e-4)
+    assert found["flops"]["forward"] == pytest.approx(1.625e12, rel=2e-3)
+    # Two of five grids' logits fewer.
+    fewer = found["flops"]["forward"] - found["flops"]["forward_for_loss"]
+    assert fewer == 2 * (2 * 1024) * 512 * 64_000
+    # Three times the forward pass, and the attention scores once more.
+    assert 3 < found["flops"]["forward_backward"] / found["flops"]["forward_for_loss"] < 3.15
+    assert found["num_steps"] == 153_000
+    assert found["num_samples"] == 80 * 306_000
+    assert found["accumulation"] == {"1": 8, "8": 1}
+    assert found["sample"] == {"tokens": 6_144, "state_rows": 64}
+    assert found["memory"]["micro_batch_size"] == 20
+    assert found["memory"]["gradients"] == 4 * found["parameters"]
+    assert found["memory"]["optimizer"] == pytest.approx(8 * found["parameters"], rel=1e-5)
+    assert found["checkpoint_bytes"] == pytest.approx(12 * found["parameters"], rel=1e-5)
+
+
+def test_flops_are_the_closed_form() -> None:
+    config = small("compression_tiny")
+    model = config.track.model
+    cells, width, grids = model.grid**2, model.width, model.num_grids
+    positions = grids * cells
+    # qkv and output of two attentions, and the feed-forward; scores and sums over space, then over time.
+    layer = 2 * positions * (8 + 2 * model.mlp_ratio) * width**2 + 4 * positions * (cells + grids) * width
+    rows = model.num_states
+    states = 2 * rows * (NUM_CHANNELS * model.state_width + model.state_width * width + 3 * width**2)
+    states += 2 * grids * rows * width
+    logits = 2 * cells * width * model.vocab_size
+    for device in ("cuda", "cpu"):
+        found = plan(config, PlanConfig(device=device)).flops
+        assert found.forward == model.num_layers * layer + states + grids * logits
+        assert found.forward_for_loss == found.forward - 2 * logits
+
+
+@pytest.mark.parametrize("recipe", ["compression_tiny", "tokenizer_tiny"])
+def test_memory_is_what_autograd_keeps(recipe: str) -> None:
+    """Shapes without contents, against a real run on this CPU."""
+    config = small(recipe)
+    if recipe == "compression_tiny":
+        # Few classes: a loss may compute its gradients at once and keep those where autograd does not show them.
+        config = small(recipe, grid=8, num_layers=2, width=64, vocab_size=50)
+    track = build_track(config)
+    if isinstance(track, CompressionTrack):
+        track.state_statistics = StateStatistics(mean=(0,) * NUM_CHANNELS, std=(1,) * NUM_CHANNELS, num_rows=1)
+    model, batch = track.build().train(), example_batch(config, 2)
+    given = [*model.parameters(), *model.buffers(), *vars(batch).values()]
+    there = {x.untyped_storage().data_ptr() for x in given if isinstance(x, torch.Tensor)}
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in there:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = track.loss(model, batch)
+    assert loss.value.requires_grad
+    found = plan(config, PlanConfig(device="cpu")).memory
+    assert found.activations == pytest.approx(sum(kept.values()), rel=0.03)
+    assert found.weights == sum(x.nbytes for x in [*model.parameters(), *model.buffers()])
+
+
+def test_imitated_cuda_keeps_a_byte_for_each_dropped_element() -> None:
+    without = plan(small("compression_tiny")).memory.activations
+    model = small("compression_tiny").track.model
+    elements = 2 * model.num_grids * model.grid**2 * model.width
+    masks = (1 + 3 * model.num_layers) * elements
+    assert plan(small("compression_tiny", dropout=0.1)).memory.activations == without + masks
+    # Fused attention keeps no scores, dropout or not; on a CPU dropout takes the kernel that does.
+    assert plan(small("compression_tiny", attention_dropout=0.1)).memory.activations == without
+    scores = 4 * 2 * model.num_grids * model.grid**4 * model.num_heads * model.num_layers
+    cpu = PlanConfig(device="cpu")
+    dropping = plan(small("compression_tiny", attention_dropout=0.1), cpu).memory.activations
+    assert dropping > plan(small("compression_tiny"), cpu).memory.activations + 2 * scores
+
+
+def test_autocast_halves_most_of_it() -> None:
+    config = small("compression_tiny", num_layers=1)
+    full, mixed = plan(config), plan(replace(config, train=replace(config.train, precision="bf16")))
+    assert mixed.memory.activations < 0.8 * full.memory.activations
+    assert mixed.memory.weights == full.memory.weights
+    assert mixed.flops == full.flops
+
+
+def test_a_checkpoint_takes_that_much(compression_run: Path) -> None:
+    checkpoint = next((compression_run / "checkpoints").iterdir())
+    size = 0
+    for name in ("model", "optimizer"):
+        content = (checkpoint / f"{name}.safetensors").read_bytes()
+        size += len(content) - 8 - int.from_bytes(content[:8], "little")
+    assert plan(load_config(compression_run)).checkpoint_bytes == size
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "compression_tiny", "--train.micro-batch-size", "2", "--train.global-batch-size", "16"]) == 0
+    text = capsys.readouterr().out
+    lines = {line[:36].strip(): line[36:].strip() for line in text.splitlines()}
+    assert lines["micro-batches a step on 1 device"] == "8"
+    assert lines["micro-batches a step on 8 devices"] == "1"
+    assert lines["samples in all"] == "3,520"
+    assert lines["device time"].endswith("estimate: at 0.4 of 67 TFLOP/s")
+    assert "memory of one CUDA device, 2 samples at once, float32" in text
+    assert run(["plan", "tokenizer_tiny", "--device", "cpu", "--track.start-from", "/nowhere"]) == 0
+    text = capsys.readouterr().out
+    assert "does not divide" in text
+    assert "name a speed with --device-tflops" in text
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reproduction.md"
+
+
+def test_reproduction_page_names_what_exists(planned: dict[str, dict[str, Any]]) -> None:
+    page = PAGE.read_text()
+    assert f"{planned['compression_136m']['parameters']:,}" in page
+    helps = ""
+    for command in (["train", "compression_136m"], ["plan", "compression_136m"], ["evaluate"], ["report"]):
+        with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
+            run([*command, "--help"])
+        helps += said.getvalue()
+    launchers = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python"}
+    options = set(re.findall(r"--[a-z][a-z_.-]*[a-z]", page)) - launchers
+    assert len(options) > 10
+    for option in options:
+        assert re.search(rf"{re.escape(option)}(?![a-z.-])", helps), f"{option} is no option"
+    for field in re.findall(r"`((?:cross_entropy|top_k)_(?:autoregressive|teacher_forced))`", page):
+        assert field in CompressionTrack(RECIPES["compression_136m"]().track).metrics
+
+
+def test_reproduction_page_counts_clips(compression_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r'python -c "(.+)"', PAGE.read_text())
+    assert code is not None
+    tokens = sorted((compression_run / "cache").rglob("metadata.json"))[0].parent
+    exec(code[1].replace("/data/1x/train_v2.0", str(tokens)), {})
+    assert int(capsys.readouterr().out) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "nonsense: no such recipe; there are: compression_136m"),
+        (["compression_tiny", "--nonsense", "3"], "--nonsense"),
+        (["compression_tiny", "--utilisation", "2"], "utilisation must be above 0 and at most 1, not 2.0"),
+        (["compression_tiny", "--device-tflops", "0"], "device_tflops must be above 0, not 0.0"),
+        (["compression_tiny", "--train.num-steps", "-1"], "num_steps"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert says in captured.err
