@@ -77,7 +77,6 @@ class TestTokens:
         total = sum(statistics.counts) + VOCAB_SIZE
         expected = [[math.log((statistics.counts[z] + 1) / total) for z in (0, 11)]]
         torch.testing.assert_close(unigram_log_probs(statistics, targets), torch.tensor(expected, dtype=torch.float64))
-        assert statistics.most_common == int(token_pairs()[:, 3:].flatten().bincount().argmax())
 
     @pytest.mark.parametrize("regime", REGIMES)
     @pytest.mark.parametrize("grid_step", [0, 1, 2])
@@ -425,7 +424,7 @@ class TestCells:
 
     def test_missing_and_torn_files_are_refused(self, cells: CellStatistics, tmp_path: Path) -> None:
         path = tmp_path / "cells.safetensors"
-        with pytest.raises(InputError, match=r"cells\.safetensors: cannot be read"):
+        with pytest.raises(InputError, match=r"cells\.safetensors: is missing, .* train anew"):
             CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
         cells.save(path)
         path.write_bytes(path.read_bytes()[:-9])

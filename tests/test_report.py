@@ -307,6 +307,7 @@ def test_details_are_folded_into_one_table(tmp_path: Path, capsys: pytest.Captur
 def test_the_model_is_no_rival_of_itself(tmp_path: Path):
     content = scores()
     content["scores"].append(score("cross_entropy_autoregressive", "model_frozen_states", 2.3, 0.2, 0.1, 0.05))
+    content["references"] = ["model_frozen_states"]
     _, page = report(write_run(tmp_path / "run", score_file=content))
     assert "model frozen states" in page.text
     assert "better on 1 of 3 metrics, worse on 1, no clear difference on 1" in page.text

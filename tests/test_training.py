@@ -20,10 +20,13 @@ from foreframe.config import save_config
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder
 from foreframe.errors import InputError, UsageError
+from foreframe.evaluate import InferenceConfig
+from foreframe.inference.autoregressive import RolloutConfig
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors
-from foreframe.runs import evaluate_run, train_run
+from foreframe.runs import evaluate_run, open_run, train_run
 from foreframe.train import loop
+from foreframe.train.checkpoint import seal
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -218,3 +221,71 @@ def test_a_broken_training_shard_is_skipped_only_when_asked_and_named(
     assert "skipped shard 1:" in said
     assert "states_1.bin" in said
     assert "skipped 1 shard of" in said
+
+
+def test_wrong_states_are_another_recordings_and_cost_what_they_cost(compression_run: Path, raw_root: Path) -> None:
+    settings = InferenceConfig(batch_size=3, num_shown=1, num_resamples=20, wrong_states=("shuffled", "frozen"))
+    content = evaluate_run(compression_run, inference=settings)
+    assert content["references"] == ["model_shuffled_states", "model_frozen_states", "reconstruction"]
+
+    # Again by hand: the same clips one by one, each with the states of the clip that stands half the list further.
+    run = open_run(compression_run)
+    clips = run.track.open(raw_root / "val", cache=compression_run / "cache")
+    segments = [clip.segment for clip in clips.clips]
+    for place, row in enumerate(content["clips"]):
+        other = next(
+            k % len(clips) for k in range(place + len(clips) // 2, 9**9) if segments[k % len(clips)] != segments[place]
+        )
+        own, frozen = clips[place], clips[place].states.clone()
+        frozen[:, 17:] = frozen[:, 16:17]
+        for kind, states in (("shuffled", clips[other].states), ("frozen", frozen)):
+            wrong = replace(own, states=states)
+            scores = run.track.score(run.model, wrong, run.track.predict(run.model, wrong))
+            for name in ("cross_entropy_autoregressive", "top_k_teacher_forced_grid_2"):
+                assert row["values"][name][f"model_{kind}_states"] == pytest.approx(scores[name].item(), rel=1e-5)
+    with pytest.raises(UsageError, match="one recording"):
+        evaluate_run(compression_run, inference=replace(settings, max_clips=1))
+    # What failed cost nothing. (JSON has no tuples.)
+    assert json.loads((compression_run / "scores.json").read_text()) == json.loads(json.dumps(content))
+
+
+def test_grids_average_to_the_whole(compression_run: Path) -> None:
+    content = evaluate_run(compression_run, inference=InferenceConfig(num_shown=0, num_resamples=20))
+    for row in content["clips"]:
+        for name, values in row["values"].items():
+            if f"{name}_grid_1" in row["values"]:
+                for predictor, value in values.items():
+                    grids = [row["values"][f"{name}_grid_{grid}"][predictor] for grid in (1, 2, 3)]
+                    assert value == pytest.approx(sum(grids) / 3)
+    names = [name for name, metric in content["metrics"].items() if not metric["detail"]]
+    assert names[0] == "cross_entropy_autoregressive" and "top_k_autoregressive" in names and len(names) == 7
+
+
+def test_drawn_rollouts_are_recorded_and_repeat(compression_run: Path) -> None:
+    settings = InferenceConfig(num_shown=0, num_resamples=20)
+
+    def scores(**rollout) -> list[float]:
+        content = evaluate_run(compression_run, inference=settings, rollout=RolloutConfig(**rollout))
+        assert content["receipt"]["config"]["track"]["rollout"] == {"temperature": 0.0, "seed": 0, **rollout}
+        return [row["values"]["cross_entropy_autoregressive"]["model"] for row in content["clips"]]
+
+    assert scores(temperature=2.0) == scores(temperature=2.0) != scores(temperature=2.0, seed=1)
+    with pytest.raises(ValueError, match="temperature"):
+        RolloutConfig(temperature=float("inf"))
+
+
+def test_a_tokenizer_has_no_rollout_and_reads_no_states(tokenizer_run: Path) -> None:
+    with pytest.raises(UsageError, match="no rollout"):
+        evaluate_run(tokenizer_run, rollout=RolloutConfig(temperature=1.0))
+    with pytest.raises(UsageError, match="reads no states"):
+        evaluate_run(tokenizer_run, inference=InferenceConfig(wrong_states=("frozen",)))
+
+
+def test_a_checkpoint_without_cell_statistics_says_what_to_do(compression_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(compression_run, tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    (newest / "cells.safetensors").unlink()
+    (newest / "manifest.json").unlink()
+    seal(newest)
+    with pytest.raises(InputError, match=r"cells\.safetensors: is missing, .* train anew"):
+        open_run(tmp_path / "run")

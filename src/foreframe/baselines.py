@@ -108,11 +108,6 @@ class TokenStatistics:
         """(V,) float64 log-probabilities, each token counted once more than it was seen."""
         return torch.from_numpy(_smoothed(np.array(self.counts, dtype=np.int64))).log()
 
-    @cached_property
-    def most_common(self) -> int:
-        """The token the unigram would bet on."""
-        return int(np.argmax(self.counts))
-
     def to_dict(self) -> dict[str, object]:
         """JSON-ready."""
         return {
@@ -230,6 +225,8 @@ class CellStatistics:
     @classmethod
     def load(cls, path: Path, *, vocab_size: int, num_cells: int) -> CellStatistics:
         """Inverse of `save`; `InputError` if the file is missing, damaged, or about other cells or tokens."""
+        if not path.exists():
+            raise InputError(f"{path}: is missing, as in runs of earlier versions of foreframe; train anew")
         tensors = read_tensors(path)
         if not set(tensors) >= {"version", "shape", "weight", "num_tokens", "tokens", "counts"}:
             raise InputError(f"{path}: not the statistics of tokens per cell that training writes")

@@ -367,7 +367,7 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
 
 def _plan(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: foreframe plan RECIPE [--json] [--device-tflops T --utilisation U] [--field.sub VALUE ...]")
+        print("usage: foreframe plan RECIPE [--json] [--device cuda|cpu] [--field.sub VALUE ...]")
         print("`foreframe recipes` lists the recipes, `foreframe plan RECIPE --help` a recipe's fields")
         return 0 if arguments else 2
     config = _recipe(arguments[0])
@@ -476,6 +476,8 @@ def _evaluate(arguments: list[str]) -> int:
             rollout=options.rollout if options.rollout != own else None,
             progress=progress,
         )
+    if _from_environment("RANK", 0):
+        return 0  # one of several processes speaks
     print_scores(content)
     print(f"wrote {options.run / 'scores.json'}; now: foreframe report {options.run} --out report.html")
     return 0

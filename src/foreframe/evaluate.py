@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 
 import foreframe
 from foreframe.data.loader import ordered_batches
-from foreframe.errors import require
+from foreframe.errors import UsageError, require
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
 from foreframe.tracks.track import MODEL
 
@@ -46,8 +46,6 @@ _WRONG_STATES: dict[WrongStates, str] = {
     "shuffled": "the model, given the states of a clip of another recording",
     "frozen": "the model, given the last observed state row for every frame after it",
 }
-_LAST_OBSERVED = 16
-"""Row of the last context frame; both tracks of the challenge show 17."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +84,8 @@ def evaluate(
 
     `receipt` says what only the caller knows: configuration, data, weights. Clips are shared over processes.
     """
+    if config.wrong_states and not track.num_observed:
+        raise UsageError(f"inference.wrong-states: a model of the {track.kind} track reads no states; leave it out")
     model = model.to(accelerator.device).eval()
     count = len(clips) if config.max_clips is None else min(config.max_clips, len(clips))
     chosen = _evenly(len(clips), count)
@@ -122,15 +122,17 @@ def evaluate(
                 **{f"model_{kind}_states": _WRONG_STATES[kind] for kind in config.wrong_states},
                 **track.predictors,
             },
+            "references": [*(f"model_{kind}_states" for kind in config.wrong_states), *sorted(track.references)],
             "scores": summarise(rows, names=list(track.metrics), num_resamples=config.num_resamples),
             "clips": rows,
         }
         if accelerator.is_main_process:
+            written = _write_json(run / SCORES_FILE, content)
             # Old scores go first: a kill in between leaves no scores rather than another model's.
             (run / SCORES_FILE).unlink(missing_ok=True)
             shutil.rmtree(run / PREDICTIONS_FOLDER, ignore_errors=True)
             partial.rename(run / PREDICTIONS_FOLDER)
-            _write_json(run / SCORES_FILE, content)
+            written.replace(run / SCORES_FILE)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -165,7 +167,7 @@ def _score(
                 other = next(ordered_batches(clips, others, batch_size=config.batch_size)).to(device)
                 wrong = replace(batch, states=other.states, states_valid=other.states_valid)
             else:
-                wrong = replace(batch, states=_frozen(batch.states))
+                wrong = replace(batch, states=_frozen(batch.states, track.num_observed))
             for name, values in track.score(model, wrong, track.predict(model, wrong)).items():
                 scores[name][f"model_{kind}_states"] = values
         places = [place for place, index in enumerate(own) if index in shown]
@@ -183,20 +185,23 @@ def _score(
 
 
 def _partners(clips: ClipDataset, chosen: Sequence[int]) -> dict[int, int]:
-    """For each chosen clip another of them, half the list away or further, from another recording if there is one."""
-    count = len(chosen)
+    """For each chosen clip the first of another recording from half the list on; `UsageError` if there is only one."""
+    count, segments = len(chosen), [clips.clips[index].segment for index in chosen]
+    if len(set(segments)) < 2:
+        raise UsageError(
+            "inference.wrong-states shuffled: the clips to score are of one recording, so none has another's states; "
+            "score more clips, or leave it out"
+        )
+    partners: dict[int, int] = {}
+    for place, index in enumerate(chosen):
+        ahead = ((place + count // 2 + step) % count for step in range(count))
+        partners[index] = chosen[next(other for other in ahead if segments[other] != segments[place])]
+    return partners
 
-    def other(place: int) -> int:
-        segment = clips.clips[chosen[place]].segment
-        ahead = (chosen[(place + count // 2 + step) % count] for step in range(count))
-        return next((index for index in ahead if clips.clips[index].segment != segment), chosen[place - 1])
 
-    return {index: other(place) for place, index in enumerate(chosen)}
-
-
-def _frozen(states: torch.Tensor) -> torch.Tensor:
+def _frozen(states: torch.Tensor, num_observed: int) -> torch.Tensor:
     """(B, T, 25) with every row after the last observed one equal to it."""
-    rows = torch.arange(states.shape[1], device=states.device).clamp(max=_LAST_OBSERVED)
+    rows = torch.arange(states.shape[1], device=states.device).clamp(max=num_observed - 1)
     return states[:, rows]
 
 
@@ -237,10 +242,11 @@ def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np
     np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write beside `path`, and return where: it takes one rename to its place."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    return partial
 
 
 def _environment(accelerator: Accelerator) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -31,23 +31,16 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from foreframe.batch import Batch, ClipId
 from foreframe.config import build_track
-from foreframe.errors import UsageError
 from foreframe.models.tokenizer import BLOCK_FRAMES
 from foreframe.states import NUM_CHANNELS, StateStatistics
 from foreframe.tracks.compression import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, CompressionTrack
 from foreframe.tracks.reconstruction import ReconstructionConfig
-from foreframe.train.loop import accumulation_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from foreframe.config import RunConfig
     from foreframe.tracks.track import Track
-
-PEAK_TFLOPS = {"bf16": 989.0, "no": 67.0}
-"""An H200's datasheet peaks, dense: bfloat16 on tensor cores, float32 without them."""
-DEVICE_COUNTS = (1, 8)
-"""For how many devices gradient accumulation is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +49,6 @@ class PlanConfig:
 
     device: Literal["cuda", "cpu"] = "cuda"
     """Whose kernels decide what is kept for the backward pass."""
-    device_tflops: float | None = None
-    """Peak of one device, TFLOP/s, for the estimate of time; default: an H200's, 989 in bfloat16, 67 in float32, and
-    for a CPU no estimate."""
-    utilisation: float = 0.4
-    """Share of that peak that training reaches (*assumed*)."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.utilisation <= 1:
-            raise UsageError(f"utilisation must be above 0 and at most 1, not {self.utilisation}")
-        if self.device_tflops is not None and not 0 < self.device_tflops < math.inf:
-            raise UsageError(f"device_tflops must be above 0, not {self.device_tflops}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +57,8 @@ class Flops:
 
     forward: int
     """The model with every output it can give: for token grids, logits on each position."""
-    forward_for_loss: int
-    """The model with the outputs that the loss looks at."""
     forward_backward: int
     """The loss and its gradients as executed: attention's backward computes the scores again."""
-    uncounted: tuple[str, ...]
-    """Custom operations that ran and whose work nobody has told the counter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +77,8 @@ class Memory:
     """One micro-batch of data."""
     activations: int
     """What is alive when the forward pass ends: saved for backward, autocast's copies of weights among it."""
-    temporaries: int
-    """How much more is alive at the peak of forward and backward."""
-    total: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Time at a stated speed."""
-
-    device_tflops: float
-    utilisation: float
-    device_hours: float
+    peak: int
+    """All of these, and what else is alive when forward and backward pass need most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +98,8 @@ class Plan:
     """Seen over the whole run."""
     sample: dict[str, int]
     """Tokens, frames and state rows of one sample."""
-    accumulation: dict[int, int | None]
-    """Devices -> micro-batches for each step on each device; None if the batch does not divide."""
     checkpoint_bytes: int
     """Of one checkpoint: weights and optimiser."""
-    keep_checkpoints: int
-    """How many stay on disk; while one is written there is one more."""
-    estimate: Estimate | None
-    """None where no speed is stated."""
 
 
 def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
@@ -147,20 +109,14 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     with FakeTensorMode():
         track, model = _build(config)
         batch = example_batch(config, train.micro_batch_size)
-        flops, activations, peak = _measure(track, model, batch, precision=train.precision, device=settings.device)
-        state = _num_bytes([*model.parameters(), *model.buffers()])
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = _num_bytes(trained)
-        # Two averages like the parameter, and a float32 count of steps for each.
-        optimizer = 2 * gradients + 4 * len(trained)
-        checkpoint = _num_bytes(model.state_dict().values()) + optimizer
-        data = _num_bytes(value for value in vars(batch).values() if isinstance(value, torch.Tensor))
-        sample = _sizes(batch)
-        parts = _parts(model)
-    num_samples = train.num_steps * train.global_batch_size
-    tflops = settings.device_tflops
-    if tflops is None and settings.device == "cuda":
-        tflops = PEAK_TFLOPS[train.precision]
+        flops, activations, alive = _measure(track, model, batch, precision=train.precision, device=settings.device)
+    state = _num_bytes([*model.parameters(), *model.buffers()])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = _num_bytes(trained)
+    # Two averages like the parameter, and a float32 count of steps for each.
+    optimizer = 2 * gradients + 4 * len(trained)
+    data = _num_bytes(vars(batch).values())
+    parts = _parts(model)
     return Plan(
         recipe=config.recipe,
         precision=train.precision,
@@ -175,23 +131,14 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
             optimizer=optimizer,
             batch=data,
             activations=activations,
-            temporaries=peak - activations,
-            total=state + gradients + optimizer + data + peak,
+            peak=state + gradients + optimizer + data + alive,
         ),
         num_steps=train.num_steps,
         global_batch_size=train.global_batch_size,
-        num_samples=num_samples,
-        sample=sample,
-        accumulation={count: _accumulation(config, count) for count in DEVICE_COUNTS},
-        checkpoint_bytes=checkpoint,
-        keep_checkpoints=train.keep_checkpoints,
-        estimate=None if tflops is None else _estimate(flops, num_samples, tflops, settings.utilisation),
+        num_samples=train.num_steps * train.global_batch_size,
+        sample=_sizes(batch),
+        checkpoint_bytes=_num_bytes(model.state_dict().values()) + optimizer,
     )
-
-
-def _estimate(flops: Flops, num_samples: int, tflops: float, utilisation: float) -> Estimate:
-    seconds = flops.forward_backward * num_samples / (tflops * 1e12 * utilisation)
-    return Estimate(device_tflops=tflops, utilisation=utilisation, device_hours=seconds / 3600)
 
 
 def example_batch(config: RunConfig, num_clips: int) -> Batch:
@@ -224,59 +171,55 @@ def _build(config: RunConfig) -> tuple[Track[Any], Any]:
     return track, track.build().train()
 
 
-def _first_in_loss(track: Track[Any]) -> int:
-    """The first position whose logits the loss looks at; for other than tokens without meaning."""
-    future_only = isinstance(track, CompressionTrack) and track.config.loss_grids == "future"
-    return NUM_CONTEXT - 1 if future_only else 0
+def _num_bytes(values: Iterable[object]) -> int:
+    """Of the tensors among them."""
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
-def _forward(model: Any, batch: Batch, *, first: int = 0) -> torch.Tensor:
-    """Outputs of the model: reconstructed video, or logits from position `first` on."""
-    if batch.tokens is None:
-        return model(batch.video)
-    return model.logits(model(batch.tokens[:, :-1], batch.states)[:, first:])
+def _parts(model: nn.Module) -> dict[str, int]:
+    """Parameters by top-level child, and those that the model holds itself."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts
+
+
+def _sizes(batch: Batch) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    if batch.tokens is not None:
+        sizes["tokens"] = batch.tokens[0].numel()
+    if batch.video is not None:
+        sizes["frames"] = batch.video.shape[2]
+    return {**sizes, "state_rows": batch.states.shape[1]}
 
 
 # -- the run without data --------------------------------------------------------------------------------------------
 
 
-def _measure(
-    track: Track[Any], model: nn.Module, batch: Batch, *, precision: str, device: str
-) -> tuple[Flops, int, int]:
+def _measure(track: Track[Any], model: Any, batch: Batch, *, precision: str, device: str) -> tuple[Flops, int, int]:
     """FLOPs for one sample, bytes alive between forward and backward, bytes alive at the peak."""
-
-    def computing(work: Callable[[], Any]) -> Any:
-        autocast = precision == "bf16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            if device == "cpu":
-                return work()
-            with _AsOnCuda(autocast=autocast):
-                return work()
-
-    def flops_of(work: Callable[[], Any]) -> int:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-            computing(work)
-        return counter.get_total_flops() // len(batch)
-
-    formulas = _formulas()
-    forward = flops_of(lambda: _forward(model, batch))
-    first = _first_in_loss(track)
-    forward_for_loss = flops_of(lambda: _forward(model, batch, first=first)) if first else forward
+    autocast = precision == "bf16"
+    computing = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
+    imitating = _AsOnCuda(autocast=autocast) if device == "cuda" else nullcontext()
+    formulas = flop_formulas()
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad(), computing, imitating:
+        if batch.tokens is None:
+            model(batch.video)
+        else:
+            model.logits(model(batch.tokens[:, :-1], batch.states))
+    forward = counter.get_total_flops() // len(batch)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     there = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()), *vars(batch).values()]
     meter = _Meter([one for one in there if isinstance(one, torch.Tensor)])
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, meter:
-        loss = computing(lambda: track.loss(model, batch))
+        with computing, imitating:
+            loss = track.loss(model, batch)
         activations = meter.alive
         loss.value.backward()
-    flops = Flops(
-        forward=forward,
-        forward_for_loss=forward_for_loss,
-        forward_backward=counter.get_total_flops() // len(batch),
-        uncounted=tuple(sorted(meter.custom - {str(operation) for operation in formulas})),
-    )
+    flops = Flops(forward=forward, forward_backward=counter.get_total_flops() // len(batch))
     return flops, activations, meter.peak
 
 
@@ -288,15 +231,11 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self.alive = 0
         self.peak = 0
-        self.custom: set[str] = set()
-        """Operations that are not torch's own."""
         self._known = [tensor.untyped_storage() for tensor in known]
         self._references: dict[int, weakref.ref[torch.UntypedStorage] | None] = dict.fromkeys(map(id, self._known))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.namespace not in ("aten", "prim", "prims"):
-            self.custom.add(str(func.overloadpacket))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._see(leaf.untyped_storage())
@@ -335,7 +274,9 @@ class _AsOnCuda(TorchFunctionMode):
         if func is F.dropout:
             return _dropout(*args, **kwargs)
         if self.autocast and func in _FLOAT32_ON_CUDA:
-            args, kwargs = tree_map(_to_float32, (args, kwargs))
+            args, kwargs = tree_map(
+                lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, (args, kwargs)
+            )
         return func(*args, **kwargs)
 
     def _attention(
@@ -369,17 +310,13 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
     return torch.native_dropout(input, p, train=True)[0] if training and p > 0 else input
 
 
-def _to_float32(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
 def _linear_cross_entropy_flops(input: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
     """Torch's chunked linear cross-entropy: logits, and in the same call the gradients that are asked for."""
     gradient_of_input, gradient_of_weight = rest[-3], rest[-2]
     return 2 * math.prod(input) * weight[0] * (1 + bool(gradient_of_input) + bool(gradient_of_weight))
 
 
-def _formulas() -> dict[Any, Any]:
+def flop_formulas() -> dict[Any, Any]:
     """FLOPs of operations that torch's counter does not know, as far as this torch has them."""
     with suppress(ImportError):
         # Torch registers its chunked loss only when that is first called.
@@ -393,122 +330,38 @@ def _formulas() -> dict[Any, Any]:
     return {operation: formulas[name] for name, operation in found.items() if operation is not None}
 
 
-# -- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def _parts(model: nn.Module) -> dict[str, int]:
-    """Parameters by top-level child, and those that the model holds itself."""
-    parts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = name.split(".")[0]
-        parts[part] = parts.get(part, 0) + parameter.numel()
-    return parts
-
-
-def _sizes(batch: Batch) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    if batch.tokens is not None:
-        sizes["tokens"] = batch.tokens[0].numel()
-    if batch.video is not None:
-        sizes["frames"] = batch.video.shape[2]
-    return {**sizes, "state_rows": batch.states.shape[1]}
-
-
-def _accumulation(config: RunConfig, num_devices: int) -> int | None:
-    try:
-        return accumulation_steps(config.train, num_devices)
-    except UsageError:
-        return None
-
-
-# -- for people ------------------------------------------------------------------------------------------------------
-
-
 def print_plan(plan: Plan) -> None:
     """Print the plan as aligned lines: name, value, and what there is to say about it."""
-    memory, flops, estimate = plan.memory, plan.flops, plan.estimate
+    memory, flops = plan.memory, plan.flops
     device = "one CUDA device" if memory.device == "cuda" else "a CPU"
     precision = "bfloat16 autocast" if plan.precision == "bf16" else "float32"
-    imitated = "estimate: CUDA's kernels imitated" if memory.device == "cuda" else "estimate: without scratch memory"
-    _print_block("parameters", _counted({**plan.parts, "together": plan.parameters}))
-    _print_block(
-        "operations for one sample, two to a multiply-add",
-        {
-            **_scaled(
-                {
-                    "forward, every output": flops.forward,
-                    "forward, what the loss looks at": flops.forward_for_loss,
-                    "loss, forward and backward": flops.forward_backward,
-                },
-                unit="FLOP",
-            ),
-            **dict.fromkeys(flops.uncounted, ("?", "ran, but is not counted")),
-        },
-    )
-    _print_block(
-        f"memory of {device}, {memory.micro_batch_size} samples at once, {precision}",
-        _scaled(
-            {
-                "weights": memory.weights,
-                "gradients": memory.gradients,
-                "Adam": memory.optimizer,
-                "data": memory.batch,
-                "kept for the backward pass": memory.activations,
-                "more at the peak": memory.temporaries,
-                "together": memory.total,
-            },
-            unit="B",
-            notes=dict.fromkeys(("kept for the backward pass", "more at the peak", "together"), imitated),
-        ),
-    )
-    accumulation = {
-        f"micro-batches a step on {count} device{'s' * (count > 1)}": "does not divide" if number is None else number
-        for count, number in plan.accumulation.items()
-    }
-    sample = {f"{name.replace('_', ' ')} in a sample": count for name, count in plan.sample.items()}
-    disk, kept = {"one checkpoint": plan.checkpoint_bytes}, {"one checkpoint": f"{plan.keep_checkpoints} are kept"}
-    _print_block(
-        "training",
-        {
-            **_counted({"optimiser steps": plan.num_steps, "samples a step": plan.global_batch_size}),
-            **_counted(accumulation),
-            **_counted({"samples in all": plan.num_samples, **sample}),
-            **_scaled(disk, unit="B", notes=kept),
-            "device time": ("?", "name a speed with --device-tflops")
-            if estimate is None
-            else (
-                _duration(estimate.device_hours),
-                f"estimate: at {estimate.utilisation:g} of {estimate.device_tflops:g} TFLOP/s",
-            ),
-        },
-    )
+    estimate = "estimate: CUDA's kernels imitated" if memory.device == "cuda" else "estimate: without scratch memory"
+    rows = [
+        ("parameters", "", ""),
+        *((f"  {part}", f"{count:,}", "") for part, count in plan.parts.items()),
+        ("  together", f"{plan.parameters:,}", ""),
+        ("operations for one sample, two to a multiply-add", "", ""),
+        ("  forward, every output", _scaled(flops.forward, "FLOP"), ""),
+        ("  loss, forward and backward", _scaled(flops.forward_backward, "FLOP"), ""),
+        (f"memory of {device}, {memory.micro_batch_size} samples at once, {precision}", "", ""),
+        ("  weights", _scaled(memory.weights, "B"), ""),
+        ("  gradients", _scaled(memory.gradients, "B"), ""),
+        ("  Adam", _scaled(memory.optimizer, "B"), ""),
+        ("  data", _scaled(memory.batch, "B"), ""),
+        ("  kept for the backward pass", _scaled(memory.activations, "B"), estimate),
+        ("  together, at the peak", _scaled(memory.peak, "B"), estimate),
+        ("training", "", ""),
+        ("  optimiser steps", f"{plan.num_steps:,}", ""),
+        ("  samples a step", f"{plan.global_batch_size:,}", ""),
+        ("  samples in all", f"{plan.num_samples:,}", ""),
+        *((f"  {name.replace('_', ' ')} in a sample", f"{count:,}", "") for name, count in plan.sample.items()),
+        ("  one checkpoint", _scaled(plan.checkpoint_bytes, "B"), ""),
+    ]
+    for name, value, note in rows:
+        print(f"{name:<36}{value:>16}  {note}".rstrip())
 
 
-def _print_block(heading: str, lines: Mapping[str, tuple[str, str]]) -> None:
-    print(heading)
-    for name, (value, note) in lines.items():
-        print(f"  {name:<34}{value:>16}  {note}".rstrip())
-
-
-def _counted(values: Mapping[str, int | str]) -> dict[str, tuple[str, str]]:
-    return {name: (f"{value:,}" if isinstance(value, int) else value, "") for name, value in values.items()}
-
-
-def _scaled(
-    values: Mapping[str, int], *, unit: str, notes: Mapping[str, str] | None = None
-) -> dict[str, tuple[str, str]]:
-    """Value and note for each name, all in the power of 1,000 that fits the largest."""
-    largest = max(values.values())
-    fitting = ((prefix, size) for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)) if largest >= size)
-    prefix, size = next(fitting, ("", 1))
-    return {
-        name: (f"{value / size:,.3f} {prefix}{unit}", (notes or {}).get(name, "")) for name, value in values.items()
-    }
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{3600 * hours:.2g} seconds"
+def _scaled(value: int, unit: str) -> str:
+    """In the power of 1,000 that fits."""
+    power = min((len(str(value)) - 1) // 3, 4)
+    return f"{value / 1000**power:,.3f} {('', 'k', 'M', 'G', 'T')[power]}{unit}"

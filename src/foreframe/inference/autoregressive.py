@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
     from foreframe.models.st_transformer import STTransformer
 
 
+_HOTTEST = 1000.0
+"""A temperature at which draws are as good as uniform."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How the tokens that are fed back are chosen."""
@@ -29,7 +32,7 @@ class RolloutConfig:
     """Of the draws; a clip's also depend on its address, never on the batch it is in."""
 
     def __post_init__(self) -> None:
-        require(self, temperature=(0, math.inf), seed=(0, 2**32 - 1))
+        require(self, temperature=(0, _HOTTEST), seed=(0, 2**32 - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,7 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
     """Tokens (S,) from logits (S, V): the most likely ones, or draws by inverting each cell's distribution function."""
     if temperature <= 0:
         return logits.argmax(-1)
+    logits = logits - logits.amax(-1, keepdim=True)  # so that no temperature, however low, overflows
     cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
     draws = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
     tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)

@@ -84,7 +84,7 @@ def top_k_cross_entropy(
         _check_top_k(index, value, vocab_size=vocab_size, normalised=definition == "tail")
     floor = math.log(vocab_size) if floor is None else floor
     scores = top_k_scores(indices, values, targets, vocab_size=vocab_size, floor=floor)
-    return scores[_NAMES[definition]].flatten(1).mean(1) if targets.ndim > 1 else scores[_NAMES[definition]]
+    return scores[_NAMES[definition]].reshape(len(targets), -1).mean(1)
 
 
 def top_k_scores(

@@ -206,7 +206,7 @@ def _read_sums(path: Path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a list of hashes: {_one_line(error)}") from error
     pairs = (line.split(maxsplit=1) for line in lines)
-    return {pair[1].removeprefix("*"): pair[0].lower() for pair in pairs if len(pair) == 2}
+    return {pair[1].removeprefix("*").removeprefix("./"): pair[0].lower() for pair in pairs if len(pair) == 2}
 
 
 def _load(path: Path, *, device: torch.device, dtype: torch.dtype) -> Any:

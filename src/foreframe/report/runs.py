@@ -65,6 +65,8 @@ class Scores:
     metrics: tuple[Metric, ...]
     scores: tuple[Score, ...]
     predictors: dict[str, str]
+    references: frozenset[str]
+    """Predictors that no model competes with: they are given the truth, or are the model itself."""
     """What each trivial predictor does, by name."""
 
     @property
@@ -155,6 +157,7 @@ def read_scores(path: Path) -> Scores | None:
             )
             for entry in data["scores"]
         )
+        references = frozenset(map(str, data.get("references") or ()))
         predictors = {str(name): str(text) for name, text in (data.get("predictors") or {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -163,7 +166,9 @@ def read_scores(path: Path) -> Scores | None:
     if unknown:
         raise InputError(f"{path}: scores for metrics that it does not describe: {', '.join(unknown)}")
     track = str(data.get("track") or "unknown")
-    return Scores(track=track, receipt=receipt, metrics=metrics, scores=scores, predictors=predictors)
+    return Scores(
+        track=track, receipt=receipt, metrics=metrics, scores=scores, predictors=predictors, references=references
+    )
 
 
 def read_journal(path: Path) -> Journal:

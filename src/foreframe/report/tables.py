@@ -179,7 +179,7 @@ def summary(scores: Scores) -> str:
     counts = {"better": 0, "worse": 0, "unclear": 0}
     for metric in _main(scores):
         own = [score for score in scores.scores if score.metric == metric.name and score.margin]
-        rivals = [score for score in own if not score.predictor.startswith(f"{MODEL}_")]
+        rivals = [score for score in own if score.predictor not in scores.references]
         if rivals:
             best = (max if metric.higher_is_better else min)(rivals, key=lambda score: score.value.mean)
             assert best.margin is not None

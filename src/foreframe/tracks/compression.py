@@ -161,6 +161,16 @@ class CompressionTrack:
             RECONSTRUCTION: "the true future through the tokenizer: what is lost before any prediction",
         }
 
+    @property
+    def references(self) -> frozenset[str]:
+        """See `Track`."""
+        return frozenset({RECONSTRUCTION})
+
+    @property
+    def num_observed(self) -> int:
+        """See `Track`."""
+        return BLOCK_FRAMES
+
     # -- data --------------------------------------------------------------------------------------------------------
 
     def open(
@@ -315,7 +325,7 @@ class CompressionTrack:
                 for name, values in _by_clip(regime, cells[regime]).items():
                     scores.setdefault(name, {})[predictor] = values
         if batch.video is not None:
-            context = to_frames(batch.video)[:, :BLOCK_FRAMES]
+            context = to_frames(batch.video[:, :, :BLOCK_FRAMES])
             videos = {
                 "copy_last": baselines.copy_last(context, BLOCK_FRAMES),
                 "context_mean": baselines.context_mean(context, BLOCK_FRAMES),
@@ -421,7 +431,7 @@ class CompressionTrack:
     def _psnr(self, batch: Batch, future: torch.Tensor) -> torch.Tensor:
         """PSNR (B,) of future frames uint8 (B, 17, H, W, 3)."""
         assert batch.video is not None
-        return psnr(future, to_frames(batch.video)[:, BLOCK_FRAMES:], cap_db=PSNR_CAP_DB).mean(1)
+        return psnr(future, to_frames(batch.video[:, :, BLOCK_FRAMES:]), cap_db=PSNR_CAP_DB).mean(1)
 
 
 def _by_clip(regime: baselines.Regime, cells: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -78,6 +78,16 @@ class ReconstructionTrack:
             "block_mean": "the mean of the block's 17 frames, repeated",
         }
 
+    @property
+    def references(self) -> frozenset[str]:
+        """See `Track`: what knows one picture of the block knows less than a tokenizer, which sees all."""
+        return frozenset()
+
+    @property
+    def num_observed(self) -> int:
+        """See `Track`: a tokenizer reads no states."""
+        return 0
+
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:

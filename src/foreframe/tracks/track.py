@@ -72,6 +72,16 @@ class Track(Protocol[PredictionT]):
         """What stands beside the model, by `score_trivial`: name and one line of explanation."""
         ...
 
+    @property
+    def references(self) -> frozenset[str]:
+        """Those of the predictors that no model competes with, because they are given the truth."""
+        ...
+
+    @property
+    def num_observed(self) -> int:
+        """Frames of a clip that the model is shown; state rows after them lie in the future. 0: states are not read."""
+        ...
+
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:
