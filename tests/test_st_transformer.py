@@ -133,6 +133,25 @@ def test_no_later_grid_is_seen(changed: int) -> None:
     assert all((before[:, t] != after[:, t]).any() for t in range(changed, 5))
 
 
+def test_no_gradient_reaches_a_later_grid_or_another_clip() -> None:
+    model = small()
+    tokens, states = inputs()
+    embedded: list[torch.Tensor] = []
+
+    def keep(_module, _inputs, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    handle = model.embedding.register_forward_hook(keep)
+    features = model(tokens, states)
+    handle.remove()
+    for position in range(5):
+        (gradient,) = torch.autograd.grad(features[0, position].sum(), embedded[0], retain_graph=True)
+        reached = gradient.abs().sum((2, 3)) > 0  # (B, T)
+        assert reached[0].tolist() == [step <= position for step in range(5)]
+        assert not reached[1].any()
+
+
 def test_states_reach_only_the_grids_they_belong_to() -> None:
     model = small()
     tokens, states = inputs()
