@@ -17,6 +17,7 @@ import torch
 
 from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write_raw
 from foreframe.config import save_config
+from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder
 from foreframe.errors import InputError, UsageError
@@ -247,6 +248,20 @@ def test_wrong_states_are_another_recordings_and_cost_what_they_cost(compression
         evaluate_run(compression_run, inference=replace(settings, max_clips=1))
     # What failed cost nothing. (JSON has no tuples.)
     assert json.loads((compression_run / "scores.json").read_text()) == json.loads(json.dumps(content))
+
+
+def test_kept_frames_are_those_of_their_clip(compression_run: Path, raw_root: Path) -> None:
+    evaluate_run(compression_run, inference=InferenceConfig(batch_size=3, num_shown=4, num_resamples=20))
+    recorded = RawDataset(raw_root / "val")
+    kept = sorted((compression_run / "predictions").glob("*.npz"))
+    assert len(kept) == 4
+    for path in kept:
+        with np.load(path) as panels:
+            clip = json.loads(str(panels["meta"]))
+            frames = recorded.frames(clip["shard"], range(clip["start"], clip["start"] + 34), size=SIZE)
+            assert np.array_equal(panels["context"], frames[:17])
+            assert np.array_equal(panels["truth"], frames[17:])
+            assert np.array_equal(panels["baseline_copy_last"], frames[16:17].repeat(17, 0))
 
 
 def test_grids_average_to_the_whole(compression_run: Path) -> None:

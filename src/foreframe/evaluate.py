@@ -171,9 +171,9 @@ def _score(
             for name, values in track.score(model, wrong, track.predict(model, wrong)).items():
                 scores[name][f"model_{kind}_states"] = values
         places = [place for place, index in enumerate(own) if index in shown]
-        panels = track.panels(batch, prediction) if places else {}
-        for place in places if panels else ():
-            _save_panels(folder, batch.clips[place], {name: video[place] for name, video in panels.items()})
+        panels = track.panels(batch, prediction, places) if places else {}
+        for number, place in enumerate(places if panels else ()):
+            _save_panels(folder, batch.clips[place], {name: video[number] for name, video in panels.items()})
         yield [
             {
                 "index": index,

@@ -376,20 +376,21 @@ class CompressionTrack:
         }
 
     @torch.no_grad()
-    def panels(self, batch: Batch, prediction: Rollout) -> dict[str, npt.NDArray[np.uint8]]:
+    def panels(self, batch: Batch, prediction: Rollout, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Track`. Without recorded frames the decoded true tokens stand for them; without a tokenizer, nothing."""
         if self.config.tokenizer is None:
             return {}
-        tokens = _tokens(batch)
+        shown = list(places)
+        tokens = _tokens(batch)[shown]
         decoded = self._decode(tokens[:, NUM_CONTEXT:])
         if batch.video is not None:
-            frames = to_frames(batch.video)
+            frames = to_frames(batch.video[shown])
         else:
             frames = torch.cat([self._decode(tokens[:, :NUM_CONTEXT]), decoded], 1)
         videos = {
             "context": frames[:, :BLOCK_FRAMES],
             "truth": frames[:, BLOCK_FRAMES:],
-            "prediction": self._decode(prediction.tokens),
+            "prediction": self._decode(prediction.tokens[shown]),
             RECONSTRUCTION: decoded,
             "baseline_copy_last": baselines.copy_last(frames[:, :BLOCK_FRAMES], BLOCK_FRAMES),
         }

@@ -18,6 +18,7 @@ from foreframe.models.weights import find_weights, load_weights
 from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -143,10 +144,10 @@ class ReconstructionTrack:
         videos = {"first_frame": truth[:, :1], "block_mean": mean}
         return {"psnr": {name: _block_psnr(video.expand_as(truth), batch) for name, video in videos.items()}}
 
-    def panels(self, batch: Batch, prediction: torch.Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+    def panels(self, batch: Batch, prediction: torch.Tensor, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Track`. The block's first frame stands where others show context; it is given back like the rest."""
-        truth = to_frames(_video(batch))
-        videos = {"context": truth[:, :1], "truth": truth[:, 1:], "prediction": prediction[:, 1:]}
+        truth = to_frames(_video(batch)[list(places)])
+        videos = {"context": truth[:, :1], "truth": truth[:, 1:], "prediction": prediction[list(places), 1:]}
         return {name: video.cpu().numpy() for name, video in videos.items()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -124,6 +125,9 @@ class Track(Protocol[PredictionT]):
         """The same for every trivial predictor."""
         ...
 
-    def panels(self, batch: Batch, prediction: PredictionT) -> dict[str, npt.NDArray[np.uint8]]:
-        """Videos to look at, uint8 (B, T, H, W, 3): `context`, `truth`, `prediction` and more, or none at all."""
+    def panels(self, batch: Batch, prediction: PredictionT, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
+        """Videos to look at of the clips at `places` of the batch, uint8 (len(places), T, H, W, 3).
+
+        `context`, `truth`, `prediction` and more, or none at all.
+        """
         ...
