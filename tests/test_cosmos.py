@@ -547,7 +547,7 @@ def test_a_list_that_is_no_text_is_one_line(folder: Path) -> None:
 def test_a_raw_folder_becomes_its_tokens(pair: Path, tmp_path: Path) -> None:
     write_raw(tmp_path / "raw", style="subfolders", segments=[100, 57])
     tokenizer = CosmosTokenizer(pair)
-    encoder = TokenEncoder(tokenizer=tokenizer, weights=cosmos_hash(pair), size=SIZE)  # type: ignore[arg-type]
+    encoder = TokenEncoder(tokenizer=tokenizer, weights=cosmos_hash(pair), size=SIZE)
     assert encode_folder(tmp_path / "raw", tmp_path / "out", encoder=encoder)
 
     frames = RawDataset(tmp_path / "raw").frames(0, range(157))

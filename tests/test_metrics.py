@@ -138,6 +138,8 @@ class TestTokens:
             logits.flatten(0, -2).double(), targets.flatten(), reduction="none"
         )
         torch.testing.assert_close(found["cross_entropy"].flatten(), expected, rtol=1e-5, atol=1e-6)
+        by_clip = expected.reshape(targets.shape).flatten(1).mean(1)
+        torch.testing.assert_close(found["cross_entropy"].flatten(1).mean(1), by_clip, rtol=1e-6, atol=0)
         assert torch.equal(found["accuracy"], (logits.argmax(-1) == targets).double())
         assert all(values.shape == targets.shape and values.dtype == torch.float64 for values in found.values())
 

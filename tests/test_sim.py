@@ -508,7 +508,7 @@ def test_ctrl_c_twice_ends_soon_and_leaves_nothing(long_run, while_rendering):
     time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     # Also waits until the workers, who hold the other end of the pipes, are gone.
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=10)
     assert process.returncode not in (0, None)
     assert said.decode().count("Traceback") == 1  # the script's own, for it does not catch it
     assert "KeyboardInterrupt" in said.decode()
@@ -525,7 +525,7 @@ def test_a_killed_worker_is_one_clear_error(long_run):
         and (path / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(process.pid)
     ]  # fmt: skip
     os.kill(children[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=10)
     assert "InputError: a worker process was killed" in said.decode()
     assert not list(folder.iterdir())
 

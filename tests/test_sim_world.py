@@ -72,10 +72,10 @@ def _episode(seed: int, frames: int, config: BehaviourConfig, *, until: tuple[st
     )
 
 
-def _doing(skill: str, records: str, count: int, *, frames: int = 900) -> list[Seen]:
+def _doing(skill: str, records: str, count: int, *, frames: int = 900, seeds: tuple[int, ...] = SEEDS) -> list[Seen]:
     """Episodes in which the robot does little else, each with `count` records or `frames` long."""
     config = BehaviourConfig(actions=((skill, 1.0),))
-    return [_episode(seed, frames, config, until=(records, count)) for seed in SEEDS]
+    return [_episode(seed, frames, config, until=(records, count)) for seed in seeds]
 
 
 def _room(chests: float, **changed: np.random.Generator) -> Room:
@@ -198,7 +198,7 @@ def test_grasp_records_are_the_objects_own_and_half_lift():
 
 def test_a_delivered_object_stands_at_the_other_station():
     records = []
-    for seen in _doing("carry", "carries", 1, frames=1350):
+    for seen in _doing("carry", "carries", 1, frames=1350, seeds=(*SEEDS, 74, 75, 76, 77)):
         for record in seen.diary.carries:
             name, end = str(record["object"]), int(str(record["end"]))
             assert record["from_station"] != record["to_station"]
@@ -213,7 +213,7 @@ def test_a_delivered_object_stands_at_the_other_station():
                 assert near < math.hypot(x - source.x, y - source.y)
             records.append(record)
     assert len(records) >= 2
-    assert any(record["delivered"] for record in records)
+    assert sum(bool(record["delivered"]) for record in records) >= 0.5 * len(records)
 
 
 def test_topple_records_are_the_tilt_and_half_fall():
