@@ -11,8 +11,12 @@ import torch
 
 from foreframe.config import RunConfig
 from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata
+from foreframe.inference.ensemble import EnsembleConfig
+from foreframe.inference.flow_sampler import SamplerConfig
+from foreframe.models.autoencoder import AutoencoderConfig
 from foreframe.models.st_transformer import STTransformerConfig
 from foreframe.models.tokenizer import TokenizerConfig
+from foreframe.models.wan_config import WanConfig
 from foreframe.recipes import RECIPES
 from foreframe.runs import train_run
 from foreframe.states import NUM_CHANNELS
@@ -88,6 +92,87 @@ def tiny_compression_config(data: Path, tokenizer: Path) -> RunConfig:
         ),
         optim=replace(config.optim, warmup_steps=2),
     )
+
+
+def tiny_autoencoder_config(data: Path) -> RunConfig:
+    """`autoencoder_tiny` at a size that trains in a second: latents of 2x2 cells and 4 channels."""
+    config = RECIPES["autoencoder_tiny"]()
+    model = AutoencoderConfig(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=4,
+        dim_mult=(1, 1, 1),
+        num_res_blocks=0,
+        temperal_downsample=(True, True),
+        patch_size=4,
+    )
+    return replace(
+        config,
+        data=data,
+        track=replace(config.track, model=model, size=SIZE),
+        train=replace(config.train, num_steps=3, global_batch_size=2, micro_batch_size=2, log_every=1, num_val_clips=1),
+    )
+
+
+def tiny_sampling_config(data: Path, autoencoder: Path) -> RunConfig:
+    """`sampling_tiny` at a size that trains in a second."""
+    config = RECIPES["sampling_tiny"]()
+    model = WanConfig(
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        ffn_dim=24,
+        latent_channels=4,
+        patch_size=(1, 1, 1),
+        freq_dim=8,
+        text_dim=8,
+        num_prompt_rows=4,
+        state_width=8,
+        lora_rank=0,
+    )
+    return replace(
+        config,
+        data=data,
+        track=replace(
+            config.track,
+            model=model,
+            autoencoder=str(autoencoder),
+            size=SIZE,
+            sampler=SamplerConfig(num_inference_steps=2),
+            ensemble=EnsembleConfig(size=3, max_batch=4),
+        ),
+        train=replace(
+            config.train,
+            num_steps=4,
+            global_batch_size=4,
+            micro_batch_size=2,
+            precision="no",
+            checkpoint_every=2,
+            log_every=1,
+            validate_every=2,
+            num_val_clips=1,
+        ),
+        optim=replace(config.optim, warmup_steps=2),
+        inference=replace(
+            config.inference, batch_size=2, num_shown=1, num_resamples=20, wrong_states=("frozen", "mirrored")
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def autoencoder_run(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a very small autoencoder."""
+    run = tmp_path_factory.mktemp("runs") / "autoencoder"
+    assert train_run(run, tiny_autoencoder_config(raw_root))
+    return run
+
+
+@pytest.fixture(scope="session")
+def sampling_run(raw_root: Path, autoencoder_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a very small video model on that autoencoder's latents."""
+    run = tmp_path_factory.mktemp("runs") / "sampling"
+    assert train_run(run, tiny_sampling_config(raw_root, autoencoder_run))
+    return run
 
 
 @pytest.fixture(scope="session")

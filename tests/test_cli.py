@@ -36,7 +36,7 @@ def fault(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int
         (["train", "compression_tiny", "--out", "x", "--nonsense", "3"], "--nonsense"),
         (["train", "compression_tiny", "--out", "x", "--train.num-steps", "many"], "--train.num-steps"),
         (["train", "compression_tiny", "--out", "x", "--train.num-steps", "-1"], "num_steps"),
-        (["train", "compression_tiny", "--out", "x", "--track.model.width", "130"], "does not divide into 4 heads"),
+        (["train", "compression_tiny", "--out", "x", "--track.model.width", "131"], "does not divide into 2 heads"),
         (["train", "compression_tiny", "--out", "x", "--data", "/nowhere"], "/nowhere: does not exist"),
         (["train", "compression_tiny", "--out", "/proc/x"], "/proc/x: cannot be written"),
         (["evaluate", "/nowhere"], "/nowhere: no such run folder"),

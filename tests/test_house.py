@@ -13,7 +13,7 @@ from foreframe.cli import COMMANDS
 ROOT = Path(foreframe.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["errors", "hashing", "states", "batch", "metrics"],
+    ["errors", "hashing", "states", "batch", "flow", "metrics"],
     ["data", "models"],
     ["inference", "sim", "baselines", "encode", "tracks"],
     ["train", "evaluate", "tables", "report"],
@@ -28,6 +28,8 @@ ONLY_IN = {
     "diffusers": {"models"},
     "jinja2": {"report"},
     "mujoco": {"sim"},
+    "peft": {"models"},
+    "transformers": {"models"},
     "tyro": {"cli"},
 }
 """Packages and the rooms that may import them."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from foreframe.errors import InputError, UsageError
 from foreframe.report import write_report
-from foreframe.report.clips import difference, draw_clip, draw_clips, error_palette, error_sheet, read_clip, webp_sheet
+from foreframe.report.clips import difference, draw_clip, draw_clips, error_palette, map_sheet, read_clip, webp_sheet
 from foreframe.report.curves import curves, downsample, short
 from foreframe.report.runs import Interval, Metric, read_journal
 from foreframe.report.tables import decimals_for, nice_ticks, number, signed, verdict
@@ -125,6 +125,56 @@ def write_clip(path: Path, *, index=0, size=64, num_context=5, num_future=6, **m
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, meta=np.array(json.dumps(facts | meta)), **arrays)
     return arrays
+
+
+def write_sampling_clip(path: Path, *, index=0, size=64, num_context=5, num_future=16, **meta: object) -> dict:
+    """What an ensemble leaves: its mean, a member, its spread, and the same start given other states."""
+    arrays = write_clip(path, index=index, size=size, num_context=num_context, num_future=num_future)
+    members = [scene(num_future, num_context, size=size, seed=index, drift=0.1 * i) for i in range(-2, 5)]
+    arrays["prediction"] = np.mean(members, axis=0).round().astype(np.uint8)
+    arrays["sample"] = members[-1]
+    arrays["spread"] = np.std(members, axis=0).mean(axis=3).round().astype(np.uint8)
+    arrays["what_if_turning_left"] = np.roll(members[0], 9, axis=2)
+    arrays["what_if_states_frozen"] = np.repeat(arrays["context"][-1:], num_future, 0)
+    arrays["reconstruction"] = arrays["truth"]
+    facts = {"shard": 0, "start": 77 * index, "segment": index, "fps": 7.5, "psnr": 27.1, "chosen": "evenly spaced"}
+    np.savez_compressed(path, meta=np.array(json.dumps(facts | meta)), **arrays)
+    return arrays
+
+
+def sampling_scores() -> dict:
+    """Three metrics and a detail of one, the model told many kinds of wrong states."""
+    shapes = {"psnr": ("PSNR", "dB", True), "psnr_sample": ("PSNR of one sample", "dB", True)}
+    shapes |= {"ssim": ("SSIM", "1", True), "ssim_sample": ("SSIM of one sample", "1", True)}
+    shapes |= {"flow_loss": ("Flow loss", "1", False)}
+    kinds = ("shuffled", "frozen", "mirrored", "shuffled_arms", "shuffled_driving", "shuffled_neck")
+    references = [f"model_{kind}_states" for kind in kinds]
+    means = {"psnr": 25.0, "psnr_sample": 22.5, "ssim": 0.81, "ssim_sample": 0.74, "flow_loss": 0.103}
+    rows = []
+    for name, mean in means.items():
+        loss = -mean / 20 if shapes[name][2] else mean / 20
+        rows.append(score(name, "model", mean, mean / 50))
+        rows += [score(name, wrong, mean + loss, mean / 45, -loss, mean / 60) for wrong in references]
+        if name != "flow_loss":
+            rows.append(score(name, "copy_last", mean + 4 * loss, mean / 40, -4 * loss, mean / 50))
+            rows.append(score(name, "reconstruction", mean * 1.2, mean / 50, -0.2 * mean, mean / 90))
+    fields = ("title", "unit", "higher_is_better")
+    metrics = {name: dict(zip(fields, shape, strict=True)) | {"description": ""} for name, shape in shapes.items()}
+    notes = dict.fromkeys(references, "the same weights, told wrong states")
+    references = [*references, "reconstruction"]
+    return scores(track="sampling", metrics=metrics, scores=rows, predictors=notes, references=references)
+
+
+def write_sampling_run(folder: Path, *, num_clips: int = 1, num_future: int = 16, **meta: object) -> Path:
+    config = {"recipe": "sampling_tiny", "track": {"kind": "sampling"}}
+    write_run(folder, num_clips=0, config=config, score_file=sampling_scores())
+    lines = [{"step": s, "split": "train", "loss": 0.4 / s + 0.1, "gradient_norm": 1 / s} for s in range(1, 41)]
+    names = ("flow_loss", "psnr", "psnr_sample", "ssim", "ssim_sample")
+    lines += [{"step": s, "split": "val"} | dict.fromkeys(names, 0.5 / s + 0.1) for s in (10, 20, 40)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for index in range(num_clips):
+        write_sampling_clip(folder / "predictions" / f"clip_{index}.npz", index=index, num_future=num_future, **meta)
+    return folder
 
 
 def score(metric, predictor, mean, half, margin=None, margin_half=0.0) -> dict:
@@ -435,7 +485,7 @@ def test_frames_do_not_run_into_their_neighbours():
 
 def test_error_map_saturates_at_its_last_level():
     maps = np.array([[[0.0, 1.4, 63.0, 200.0]]], np.float32)
-    np.testing.assert_array_equal(decode(error_sheet(maps, (4, 1)).uri), [[0, 1, 63, 63]])
+    np.testing.assert_array_equal(decode(map_sheet(maps, (4, 1)).uri), [[0, 1, 63, 63]])
     palette = np.array(error_palette()).reshape(64, 3)
     assert (np.diff(palette @ [0.2126, 0.7152, 0.0722]) > 0).all()
 
@@ -460,6 +510,108 @@ def test_further_panels_are_optional(run: Path):
     np.savez(saved, **arrays, reconstruction=arrays["truth"])
     keys = [a["data-key"] for tag, a in report(run)[1].tags if tag == "div" and "data-key" in a]
     assert keys == ["truth", "prediction", "error", "reconstruction"]
+
+
+def panel_keys(page: Page) -> list[str | None]:
+    return [a["data-key"] for tag, a in page.tags if tag == "div" and "data-key" in a]
+
+
+def test_an_ensemble_shows_its_mean_a_member_and_its_spread(tmp_path: Path):
+    run = write_sampling_run(tmp_path / "run")
+    arrays = dict(np.load(run / "predictions" / "clip_0.npz"))
+    text, page = report(run)
+    main = ["truth", "prediction", "error", "sample", "spread", "baseline_copy_last", "reconstruction"]
+    assert panel_keys(page) == [*main, "what_if_turning_left", "what_if_states_frozen"]
+    for words in ("spread of the ensemble", "given a few frames of video", "error and spread in grey levels"):
+        assert words in page.text
+    (spread,) = page.sheets("spread")
+    assert arrays["spread"].max() > 20
+    np.testing.assert_array_equal(spread[:64, 64 * 15 : 64 * 16], arrays["spread"][15].clip(0, 63))
+    for key in ("sample", "what_if_turning_left"):
+        (sheet,) = page.sheets(key)
+        assert np.abs(sheet[:64, 64 * 14 : 64 * 15].astype(int) - arrays[key][14]).mean() < 4
+    (data,) = (block for block in page.json if "context" in block)
+    assert (data["context"], data["future"], data["fps"], data["seconds"]) == (5, 16, 7.5, [])
+    origins = {a["data-key"]: a["data-origin"] for _, a in page.tags if "data-origin" in a}
+    assert {key for key, origin in origins.items() if origin == "of the prediction"} == {"error", "spread"}
+    assert {a["data-key"] for _, a in page.tags if " map" in (a.get("class") or "")} == {"error", "spread"}
+    # The page of a track without ensembles does not speak of them.
+    _, plain = report(write_run(tmp_path / "plain"))
+    assert not re.search("spread|sample alone|other states", plain.text)
+    assert len(text) < 1_000_000
+
+
+def test_what_ifs_stand_apart_and_have_no_error(tmp_path: Path):
+    run = write_sampling_run(tmp_path / "run")
+    _, page = report(run)
+    heading = page.parts("h4", "what-if")
+    assert heading == ["Same start, other states"]
+    (strip,) = page.parts("div", "panels what-if")
+    assert strip == "what if: turning left what if: states frozen"
+    (main,) = page.parts("div", "panels")
+    assert "what if" not in main
+    (data,) = (block for block in page.json if "context" in block)
+    measured = {"prediction", "sample", "baseline_copy_last", "reconstruction"}
+    assert set(data["errors"]) == measured
+    clip = draw_clip(read_clip(run / "predictions" / "clip_0.npz"), quality=80, side=64)
+    assert {panel.key for panel in clip.panels if panel.errors and panel.trace} == measured
+    assert [(panel.origin, panel.errors, panel.trace) for panel in clip.what_ifs] == [("predicted", None, "")] * 2
+    assert sum(a.get("class") == "error-now" for _, a in page.tags) == len(measured)
+    # They weigh, too.
+    pictures = [clip.context, *(panel.sheet for panel in (*clip.panels, *clip.what_ifs))]
+    assert clip.num_bytes == sum(len(sheet.uri) for sheet in pictures)
+
+
+def test_a_file_may_word_its_panels(tmp_path: Path):
+    labels = {"prediction": "mean of 20", "what_if_turning_left": HOSTILE, "absent": "nothing"}
+    write_sampling_clip(tmp_path / "clip.npz", labels=labels)
+    clip = draw_clip(read_clip(tmp_path / "clip.npz"), quality=80, side=64)
+    spoken = [panel.label for panel in (*clip.panels, *clip.what_ifs)]
+    assert spoken[:5] == ["truth", "mean of 20", "error", "sample", "spread of the ensemble"]
+    assert spoken[5:] == ["copy last", "reconstruction", HOSTILE, "what if: states frozen"]
+
+
+@pytest.mark.parametrize("num_context", [1, 17])
+def test_one_future_frame_makes_a_player(tmp_path: Path, num_context: int):
+    run = write_sampling_run(tmp_path / "run", num_future=1, num_context=num_context, seconds=1.97)
+    text, page = report(run)
+    (data,) = (block for block in page.json if "context" in block)
+    assert (data["context"], data["future"], data["seconds"]) == (num_context, 1, [1.97])
+    (slider,) = (a for tag, a in page.tags if tag == "input" and a.get("type") == "range")
+    assert slider["max"] == str(num_context)
+    # One value is no line: the numbers below the pictures say it.
+    assert not any(tag == "polyline" and "trace" in (a.get("class") or "") for tag, a in page.tags)
+    assert "line above the scrubber" not in page.text
+    assert "truth, 1 future frame " in page.text + " "
+    assert page.sheets("spread")[0].shape == (64, 64)
+    assert [len(values) for values in data["errors"].values()] == [1] * 4
+    now = re.search(r"--now-number:([\d.]+);", text)
+    assert now
+    assert float(now[1]) == pytest.approx(100 * (num_context - 0.5) / num_context, abs=1e-3)
+
+
+def test_many_wrong_states_are_told_apart_and_are_no_rivals(tmp_path: Path):
+    _, page = report(write_sampling_run(tmp_path / "run", num_clips=0))
+    assert "Against the best trivial predictor the model is better on 4 of 4 metrics." in page.text
+    tables = page.parts("table", "scores")
+    assert len(tables) == 5
+    for table in tables[:4]:
+        assert (
+            table.index("copy last") < table.index("model shuffled states") < table.index("model shuffled arms states")
+        )
+    assert "copy last" not in tables[4]
+    assert re.search(r"Flow loss lower is better predictor", page.text)
+    assert re.search(r"PSNR of one sample dB higher is better", page.text)
+    assert not re.search(r"SSIM 1\b", page.text)
+    figures = page.parts("figure", "curve")
+    titles = ["Flow loss train", "PSNR dB val", "PSNR of one sample dB val", "SSIM val", "SSIM of one sample val"]
+    assert [figure[: len(title)] for figure, title in zip(figures, titles, strict=False)] == titles
+    assert re.match(r"Flow loss train [\d.]+ val [\d.]+ step 40", figures[0])
+    assert figures[5].startswith("Gradient norm")
+    _, both = report(*(write_sampling_run(tmp_path / name, num_clips=0) for name in ("one", "two")))
+    (comparison,) = both.parts("section", "comparison")
+    assert comparison.count("model shuffled arms states") == 5
+    print_scores(sampling_scores())
 
 
 def test_missing_pieces_name_the_command_that_makes_them(tmp_path: Path):
@@ -525,6 +677,50 @@ def test_arrays_that_do_not_fit_are_named(tmp_path: Path):
         np.savez(tmp_path / "bad.npz", **(arrays | change))
         with pytest.raises(InputError, match=message):
             read_clip(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("sample", lambda a: a[:2], r"sample has shape \(2, 64, 64, 3\), truth has"),
+        ("sample", lambda a: a.astype(np.float32), "sample is float32"),
+        ("spread", lambda a: np.stack([a] * 3, axis=3), r"spread is uint8 .* must be uint8 \(frames, height, width\)"),
+        ("spread", lambda a: a.astype(np.float16), "spread is float16"),
+        ("spread", lambda a: a[:, :32], r"spread has shape \(4, 32, 64\), truth has"),
+        ("what_if_turning_left", lambda a: a[..., :2], r"what_if_turning_left is uint8 \(4, 64, 64, 2\)"),
+        ("what_if_turning_left", lambda a: a[0], r"what_if_turning_left is uint8 \(64, 64, 3\)"),
+        ("what_if_states_frozen", lambda a: a[:3], "what_if_states_frozen has shape"),
+    ],
+)
+def test_arrays_of_an_ensemble_that_do_not_fit_are_named(tmp_path: Path, name: str, change, message: str):
+    arrays = write_sampling_clip(tmp_path / "clip.npz", num_future=4)
+    np.savez(tmp_path / "clip.npz", **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(InputError, match=message) as caught:
+        read_clip(tmp_path / "clip.npz")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'clip.npz'}: ")
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"labels": ["mean"]}, "labels in meta must be an object of texts"),
+        ({"labels": {"prediction": 3}}, "labels in meta must be an object of texts"),
+        ({"labels": {"prediction": " "}}, "labels in meta must be an object of texts"),
+        ({"seconds": 2.0}, "seconds in meta must be 3 rising times"),
+        ({"seconds": [0.1, 0.2]}, "seconds in meta must be 3 rising times"),
+        ({"seconds": [0.1, "2", 3]}, "seconds in meta must be 3 rising times"),
+        ({"seconds": [0.1, float("nan"), 3]}, "seconds in meta must be 3 rising times"),
+        ({"seconds": [0.1, 0.3, 0.2]}, "seconds in meta must be 3 rising times"),
+    ],
+)
+def test_words_and_times_that_do_not_fit_are_named(tmp_path: Path, meta: dict, message: str):
+    write_sampling_clip(tmp_path / "clip.npz", num_future=3, **meta)
+    with pytest.raises(InputError, match=message):
+        read_clip(tmp_path / "clip.npz")
+    # The last frame may be there twice.
+    write_sampling_clip(tmp_path / "clip.npz", num_future=3, seconds=[1, 2.0, 2.0])
+    assert read_clip(tmp_path / "clip.npz").seconds == (1.0, 2.0, 2.0)
 
 
 def test_wrong_paths_are_usage_errors(run: Path, tmp_path: Path):

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from foreframe.errors import InputError
-from foreframe.states import CHANNEL_INDEX, CHANNELS, NUM_CHANNELS, StateStatistics
+from foreframe.states import (
+    CHANNEL_INDEX,
+    CHANNEL_NAMES,
+    CHANNELS,
+    GROUPS,
+    NUM_CHANNELS,
+    StateStatistics,
+    mirrored,
+    with_value,
+)
 
 CLOSURES = [index for index, channel in enumerate(CHANNELS) if channel.kind == "closure"]
 
@@ -75,3 +84,29 @@ def test_rows_that_are_not_finite_are_named() -> None:
         StateStatistics.fit([data])
     with pytest.raises(InputError, match="no state rows"):
         StateStatistics.fit([])
+
+
+def test_mirroring_twice_changes_nothing_and_once_exchanges_sides() -> None:
+    states = torch.randn(2, 5, NUM_CHANNELS, generator=torch.Generator().manual_seed(0))
+    other = mirrored(states)
+    assert torch.equal(mirrored(other), states)
+    for index, name in enumerate(CHANNEL_NAMES):
+        if name.startswith("left_"):
+            assert torch.equal(other[..., index], states[..., CHANNEL_INDEX[name.replace("left_", "right_")]])
+        elif name in ("hip_yaw", "hip_roll", "ankle_roll", "angular_velocity"):
+            assert torch.equal(other[..., index], -states[..., index])
+        elif not name.startswith("right_"):
+            assert torch.equal(other[..., index], states[..., index])
+
+
+def test_groups_share_out_all_channels() -> None:
+    assert sorted(index for group in GROUPS.values() for index in group) == list(range(NUM_CHANNELS))
+    assert {CHANNEL_NAMES[index] for index in GROUPS["hands"]} == {"left_hand_closure", "right_hand_closure"}
+    assert all(CHANNEL_NAMES[index].split("_")[0] in ("left", "right") for index in GROUPS["arms"])
+
+
+def test_with_value_leaves_what_was_observed() -> None:
+    states = torch.zeros(1, 6, NUM_CHANNELS)
+    other = with_value(states, ("angular_velocity",), 0.5, first_row=4)
+    assert torch.count_nonzero(other) == 2
+    assert (other[:, 4:, CHANNEL_INDEX["angular_velocity"]] == 0.5).all()

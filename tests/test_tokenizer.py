@@ -32,18 +32,18 @@ def test_shapes(tokenizer: VideoTokenizer) -> None:
 
 def test_grids_see_no_later_frame(tokenizer: VideoTokenizer) -> None:
     frames = video().requires_grad_()
-    latents = tokenizer.encoder(frames)
+    codes, _ = tokenizer.codes(frames)
     for grid in range(3):
-        (gradient,) = torch.autograd.grad(latents[:, grid].sum(), frames, retain_graph=True)
+        (gradient,) = torch.autograd.grad(codes[:, grid].sum(), frames, retain_graph=True)
         touched = gradient.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist()
         assert max(touched) == FRAMES_OF_GRID[grid][-1]
-    (gradient,) = torch.autograd.grad(latents[:, 0].sum(), frames)
+    (gradient,) = torch.autograd.grad(codes[:, 0].sum(), frames)
     assert gradient.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist() == [0]
 
 
 def test_frames_are_decoded_from_grids_up_to_their_own(tokenizer: VideoTokenizer) -> None:
     codes = torch.rand(1, 3, 4, 3, 2, dtype=torch.float64, requires_grad=True)
-    decoded = tokenizer.decoder(codes)
+    decoded = tokenizer.draw(codes)
     for grid, frames in enumerate(FRAMES_OF_GRID):
         for frame in frames:
             (gradient,) = torch.autograd.grad(decoded[:, :, frame].sum(), codes, retain_graph=True)
@@ -81,3 +81,23 @@ def test_gradient_passes_the_rounding() -> None:
 def test_wrong_size_is_named(tokenizer: VideoTokenizer) -> None:
     with pytest.raises(ValueError, match=r"multiples of 8, not \(1, 3, 16, 32, 24\)"):
         tokenizer.encode(video()[:, :, :16])
+
+
+def test_encoder_draws_what_the_decoder_draws(tokenizer: VideoTokenizer) -> None:
+    """The encoder's copy of the canvas is the decoder's: what it refines is what will be there."""
+    with torch.no_grad():
+        codes, drawn = tokenizer.codes(video(2))
+        assert torch.allclose(tokenizer.draw(codes), drawn, atol=1e-12)
+        tokens = tokenizer.quantizer.tokens(codes)
+        assert torch.allclose(tokenizer.decode(tokens), drawn.clamp(-1, 1), atol=1e-12)
+
+
+def test_what_is_drawn_is_carried_on(tokenizer: VideoTokenizer) -> None:
+    """A decoder that changes nothing shows its first frame for ever."""
+    with torch.no_grad():
+        torch.nn.init.zeros_(tokenizer.decoder.head.weight)
+        tokenizer.decoder.head.bias.fill_(0.25)
+        drawn = tokenizer.draw(torch.zeros(1, 3, 4, 3, 2, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, 0], torch.full((), 0.25, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, 1:9], torch.full((), 0.5, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, 9:], torch.full((), 0.75, dtype=torch.float64))

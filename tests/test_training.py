@@ -280,7 +280,7 @@ def test_drawn_rollouts_are_recorded_and_repeat(compression_run: Path) -> None:
     settings = InferenceConfig(num_shown=0, num_resamples=20)
 
     def scores(**rollout) -> list[float]:
-        content = evaluate_run(compression_run, inference=settings, rollout=RolloutConfig(**rollout))
+        content = evaluate_run(compression_run, inference=settings, predicting={"rollout": RolloutConfig(**rollout)})
         assert content["receipt"]["config"]["track"]["rollout"] == {"temperature": 0.0, "seed": 0, **rollout}
         return [row["values"]["cross_entropy_autoregressive"]["model"] for row in content["clips"]]
 
@@ -291,7 +291,7 @@ def test_drawn_rollouts_are_recorded_and_repeat(compression_run: Path) -> None:
 
 def test_a_tokenizer_has_no_rollout_and_reads_no_states(tokenizer_run: Path) -> None:
     with pytest.raises(UsageError, match="no rollout"):
-        evaluate_run(tokenizer_run, rollout=RolloutConfig(temperature=1.0))
+        evaluate_run(tokenizer_run, predicting={"rollout": RolloutConfig(temperature=1.0)})
     with pytest.raises(UsageError, match="reads no states"):
         evaluate_run(tokenizer_run, inference=InferenceConfig(wrong_states=("frozen",)))
 

@@ -38,6 +38,8 @@ class Batch:
     """(B, 3, T, H, W) float32 in [-1, 1]."""
     latents: torch.Tensor | None = None
     """(B, C, F, h, w) float32, normalised to about unit variance."""
+    seed: int = 0
+    """Of what a loss draws at random for these clips, each by its address: the same however a step is shared."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -64,8 +66,14 @@ def collate(items: Sequence[Batch]) -> Batch:
     assert states is not None
     assert valid is not None
     clips = tuple(clip for item in items for clip in item.clips)
-    optional = {name: join(name) for name in ("tokens", "video", "latents")}
-    return Batch(clips=clips, states=states, states_valid=valid, **optional)
+    return Batch(
+        clips=clips,
+        states=states,
+        states_valid=valid,
+        tokens=join("tokens"),
+        video=join("video"),
+        latents=join("latents"),
+    )
 
 
 def to_video(frames: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import AvoidSubcommands, Positional
@@ -31,7 +31,7 @@ COMMANDS = {
     "train": "train a recipe into a run folder; the same command resumes",
     "evaluate": "score a run on held-out clips, beside the trivial predictors",
     "report": "one self-contained HTML page about one run or several",
-    "export": "copy a run without optimiser state, weights in half precision",
+    "export": "copy a run without optimiser state, weights compact",
     "recipes": "the named recipes, a line each",
 }
 
@@ -342,18 +342,18 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
     """What `--encoder` names, ready to use on this process's device."""
     import torch
 
-    from foreframe.encode import LatentEncoder, TokenEncoder, load_tokenizer
-    from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash
+    from foreframe.encode import LatentEncoder, TokenEncoder, holds_autoencoder, load_autoencoder, load_tokenizer
     from foreframe.models.cosmos import CosmosTokenizer
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
-    if folder := autoencoder_folder(Path(options.encoder)):
+    if holds_autoencoder(options.encoder):
         from foreframe.data.raw import RawDataset
 
+        autoencoder, weights = load_autoencoder(options.encoder)
         size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
-            autoencoder=VideoAutoencoder.load(folder).to(torch.device(device)),
-            weights=autoencoder_hash(folder),
+            autoencoder=autoencoder.to(torch.device(device)),
+            weights=weights,
             size=size,
             frames=options.frames,
             stride=options.stride,
@@ -432,7 +432,7 @@ def _with_absolute_paths(config: Any) -> Any:
     """So that the run can be used from any folder."""
     if isinstance(config.data, Path):
         config = replace(config, data=config.data.absolute())
-    for name in ("tokenizer", "start_from"):
+    for name in ("tokenizer", "start_from", "autoencoder", "prompt"):
         path = getattr(config.track, name, None)
         if path is not None and Path(path).exists():
             config = replace(config, track=replace(config.track, **{name: str(Path(path).absolute())}))
@@ -442,9 +442,21 @@ def _with_absolute_paths(config: Any) -> Any:
 def _evaluate(arguments: list[str]) -> int:
     from foreframe.config import CONFIG_FILE, load_config
     from foreframe.evaluate import InferenceConfig
-    from foreframe.inference.autoregressive import RolloutConfig
+    from foreframe.tracks.compression import CompressionConfig
+    from foreframe.tracks.sampling import SamplingConfig
 
-    def options_with(settings: InferenceConfig, sampling: RolloutConfig) -> Any:
+    def options_with(settings: InferenceConfig, track: Any) -> Any:
+        """Options of a run's own track, its own settings being the defaults; of every track where it is not known."""
+        compression = track if isinstance(track, CompressionConfig) else CompressionConfig()
+        sampling = track if isinstance(track, SamplingConfig) else SamplingConfig()
+        fields: list[tuple[str, Any, Any]] = [("inference", InferenceConfig, settings)]
+        if not isinstance(track, SamplingConfig):
+            fields += [("rollout", type(compression.rollout), compression.rollout)]
+        if not isinstance(track, CompressionConfig):
+            names = ("sampler", "ensemble", "decode", "answer", "inference_precision")
+            types = get_type_hints(SamplingConfig)
+            fields += [(name, types[name], getattr(sampling, name)) for name in names]
+
         @dataclass(frozen=True, kw_only=True)
         class Options:
             """Score a run's newest checkpoint on held-out clips; writes `scores.json` and `predictions/` into it."""
@@ -453,18 +465,24 @@ def _evaluate(arguments: list[str]) -> int:
             """Run folder."""
             data: Path | None = None
             """Dataset folder, or one that holds `val`; default: beside the run's training data."""
-            inference: InferenceConfig = settings
-            rollout: RolloutConfig = sampling
 
-        return Options
+        return make_dataclass(
+            "Options",
+            [(name, kind, field(default=default)) for name, kind, default in fields],
+            bases=(Options,),
+            namespace={"__doc__": Options.__doc__},
+            frozen=True,
+            kw_only=True,
+        )
 
     # Once to learn which run, once more with that run's own settings as the defaults.
-    own = RolloutConfig()
-    options: Any = _parse(options_with(InferenceConfig(), own), arguments, prog="foreframe evaluate")
+    options: Any = _parse(options_with(InferenceConfig(), None), arguments, prog="foreframe evaluate")
+    own = None
     if (options.run / CONFIG_FILE).is_file():
         config = load_config(options.run)
-        own = getattr(config.track, "rollout", own)
+        own = config.track
         options = _parse(options_with(config.inference, own), arguments, prog="foreframe evaluate")
+    given = {name: value for name, value in vars(options).items() if name not in ("run", "data", "inference")}
     from foreframe.runs import evaluate_run
     from foreframe.tables import print_scores
 
@@ -473,7 +491,7 @@ def _evaluate(arguments: list[str]) -> int:
             options.run,
             data=options.data,
             inference=options.inference,
-            rollout=options.rollout if options.rollout != own else None,
+            predicting={name: value for name, value in given.items() if value != getattr(own, name, value)},
             progress=progress,
         )
     if _from_environment("RANK", 0):
@@ -506,7 +524,7 @@ def _report(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Copy a run with its newest checkpoint in half precision and without optimiser state: small enough to pass on."""
+    """Copy a run with its newest checkpoint, weights in 8 bits and without optimiser state: small enough to pass on."""
 
     run: Positional[Path]
     """Run folder."""

@@ -13,6 +13,7 @@ from foreframe.errors import InputError
 from foreframe.evaluate import InferenceConfig
 from foreframe.tracks.compression import CompressionConfig, CompressionTrack
 from foreframe.tracks.reconstruction import ReconstructionConfig, ReconstructionTrack
+from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
 from foreframe.train.loop import TrainConfig
 from foreframe.train.optim import OptimConfig
 
@@ -29,7 +30,7 @@ class RunConfig:
 
     recipe: str
     """Name of the recipe it started from."""
-    track: CompressionConfig | ReconstructionConfig
+    track: CompressionConfig | ReconstructionConfig | SamplingConfig
     """Data, model and objective."""
     data: Literal["sample"] | Path | None = None
     """Folder with `train` and `val` datasets, or one dataset folder; `sample` is the one inside the package."""
@@ -55,6 +56,8 @@ def build_track(config: RunConfig) -> Track[Any]:
             return CompressionTrack(config.track)
         case ReconstructionConfig():
             return ReconstructionTrack(config.track)
+        case SamplingConfig():
+            return SamplingTrack(config.track)
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

@@ -28,9 +28,15 @@ from foreframe.data.writer import (
     write_whole,
 )
 from foreframe.errors import InputError
+from foreframe.models.autoencoder import (
+    VideoAutoencoder,
+    autoencoder_folder,
+    autoencoder_hash,
+)
 from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
+from foreframe.models.hub import diffusers_folder
 from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, VideoTokenizer
-from foreframe.models.weights import find_weights, load_model, weights_hash
+from foreframe.models.weights import find_weights, load_model, model_class, weights_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +46,6 @@ if TYPE_CHECKING:
     from foreframe.data.clips import FrameMode
     from foreframe.data.latents import LatentDtype
     from foreframe.data.layout import OnBadShard, Shard
-    from foreframe.models.autoencoder import VideoAutoencoder
 
 _BLOCKS_AT_ONCE = 8
 _CLIPS_AT_ONCE = 4
@@ -127,6 +132,32 @@ def load_tokenizer(name: str) -> tuple[AnyTokenizer, str]:
     return load_model(folder, VideoTokenizer), weights_hash(folder)
 
 
+def holds_autoencoder(name: str) -> bool:
+    """Whether a name or path stands for an autoencoder, rather than for a tokenizer."""
+    if autoencoder_folder(Path(name)) is not None:
+        return True
+    if is_cosmos(Path(name)):
+        return False
+    return model_class(_find_trained(name)) == VideoAutoencoder.__name__
+
+
+def _find_trained(name: str) -> Path:
+    """`find_weights`, which would ask to train what is a diffusers model without its autoencoder."""
+    if any((Path(name) / part).exists() for part in ("model_index.json", "transformer")):
+        raise InputError(f"{name}: has no vae with a Wan autoencoder in it; fetch that part of the model as well")
+    return find_weights(name)
+
+
+def load_autoencoder(name: str) -> tuple[VideoAutoencoder, str]:
+    """The frozen autoencoder of a shipped model, a run, or a folder or hub id in diffusers' form, and its SHA-256."""
+    if not Path(name).exists() and "/" in name:
+        name = str(diffusers_folder(name, "vae"))
+    if folder := autoencoder_folder(Path(name)):
+        return VideoAutoencoder.load(folder), autoencoder_hash(folder)
+    folder = _find_trained(name)
+    return load_model(folder, VideoAutoencoder).requires_grad_(False), weights_hash(folder)
+
+
 def encode_folder(
     raw: Path,
     out: Path,
@@ -182,6 +213,19 @@ def tokens_of(raw: Path, *, cache: Path, encoder: TokenEncoder, on_bad_shard: On
     if on_bad_shard == "raise" and encoding["skipped"]:
         raise InputError(next(iter(encoding["skipped"].values())))
     return out
+
+
+def latents_of(raw: Path, *, cache: Path, encoder: LatentEncoder, on_bad_shard: OnBadShard = "raise") -> LatentClips:
+    """The latents of `raw` under `cache`, made now unless they are there; never another data's or autoencoder's."""
+    wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
+    source, weights = str(wanted["source_fingerprint"])[:12], encoder.weights[:12]
+    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{encoder.stride}"
+    if not out.exists():
+        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
+    clips = LatentClips(out, expected=wanted)
+    if on_bad_shard == "raise" and clips.skipped:
+        raise InputError(next(iter(clips.skipped.values())))
+    return clips
 
 
 def is_encoding_of(

@@ -21,6 +21,7 @@ import foreframe
 from foreframe.data.loader import ordered_batches
 from foreframe.errors import UsageError, require
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
+from foreframe.states import GROUPS, mirrored
 from foreframe.tracks.track import MODEL
 
 if TYPE_CHECKING:
@@ -36,15 +37,23 @@ if TYPE_CHECKING:
 SCORES_FILE = "scores.json"
 SCORES_VERSION = 1
 PREDICTIONS_FOLDER = "predictions"
-_FPS = 30
 _CHOSEN = "evenly spaced over the clips that were scored, in order; never by score"
 
 
-WrongStates = Literal["shuffled", "frozen"]
+WrongStates = Literal[
+    "shuffled", "frozen", "mirrored",
+    "shuffled_torso", "shuffled_arms", "shuffled_neck", "shuffled_hands", "shuffled_base",
+]  # fmt: skip
 """How states are made wrong, to see what right ones are worth."""
 _WRONG_STATES: dict[WrongStates, str] = {
     "shuffled": "the model, given the states of a clip of another recording",
     "frozen": "the model, given the last observed state row for every frame after it",
+    "mirrored": "the model, given the states of the robot seen in a mirror",
+    "shuffled_torso": "the model, given the torso of a clip of another recording",
+    "shuffled_arms": "the model, given the arms of a clip of another recording",
+    "shuffled_neck": "the model, given the neck of a clip of another recording",
+    "shuffled_hands": "the model, given the hands of a clip of another recording",
+    "shuffled_base": "the model, given the base's velocities of a clip of another recording",
 }
 
 
@@ -62,7 +71,10 @@ class InferenceConfig:
     """Bootstrap resamples over recordings."""
     wrong_states: tuple[WrongStates, ...] = ()
     """Also score the model with states that are not the clip's: does it listen to them at all? `shuffled`: another
-    recording's; `frozen`: the last observed row stays."""
+    recording's, all channels or one part's; `frozen`: the last observed row stays; `mirrored`: left for right."""
+    share: Literal["clips", "members"] = "clips"
+    """What several processes share: the clips, or the members of each clip's ensemble (sampling track), so that a
+    single prediction comes sooner."""
 
     def __post_init__(self) -> None:
         positive = (1, math.inf)
@@ -96,7 +108,10 @@ def evaluate(
     accelerator.wait_for_everyone()
     try:
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
-        partners = _partners(clips, chosen) if "shuffled" in config.wrong_states else {}
+        if config.share == "members":
+            _share_members(track, accelerator)
+            mine = chosen
+        partners = _partners(clips, chosen) if any(kind.startswith("shuffled") for kind in config.wrong_states) else {}
         shown = {chosen[place] for place in _evenly(count, min(config.num_shown, count))}
         rows: list[dict[str, Any]] = []
         for own in _score(
@@ -105,8 +120,10 @@ def evaluate(
         ):  # fmt: skip
             rows += own
             if progress is not None and accelerator.is_main_process:
-                progress(min(len(rows) * accelerator.num_processes, count), count)
-        rows = sorted(gather_object(rows), key=lambda row: row["index"])
+                progress(min(len(rows) * (count // max(len(mine), 1)), count), count)
+        if config.share == "clips":
+            rows = gather_object(rows)
+        rows = sorted(rows, key=lambda row: row["index"])
         content: dict[str, Any] = {
             "version": SCORES_VERSION,
             "track": track.kind,
@@ -140,6 +157,14 @@ def evaluate(
     return content
 
 
+def _share_members(track: Any, accelerator: Accelerator) -> None:
+    """Let every process predict a part of each ensemble."""
+    if not hasattr(track, "share"):
+        raise UsageError(f"inference.share members: the {track.kind} track predicts no ensembles; leave it out")
+    track.share = (accelerator.process_index, accelerator.num_processes)
+    track.reduce = lambda tensor: accelerator.reduce(tensor, reduction="sum")
+
+
 @torch.no_grad()
 def _score(
     track: Track[Any],
@@ -162,18 +187,18 @@ def _score(
         for name, by_predictor in track.score_trivial(batch).items():
             scores[name] |= by_predictor
         for kind in config.wrong_states:
-            if kind == "shuffled":
+            other = None
+            if kind.startswith("shuffled"):
                 others = [partners[index] for index in own]
-                other = next(ordered_batches(clips, others, batch_size=config.batch_size)).to(device)
-                wrong = replace(batch, states=other.states, states_valid=other.states_valid)
-            else:
-                wrong = replace(batch, states=_frozen(batch.states, track.num_observed))
+                other = next(ordered_batches(clips, others, batch_size=config.batch_size)).to(device).states
+            wrong = replace(batch, states=_wrong(kind, batch.states, other, num_observed=track.num_observed))
             for name, values in track.score(model, wrong, track.predict(model, wrong)).items():
                 scores[name][f"model_{kind}_states"] = values
         places = [place for place, index in enumerate(own) if index in shown]
-        panels = track.panels(batch, prediction, places) if places else {}
+        panels = track.panels(model, batch, prediction, places) if places else {}
         for number, place in enumerate(places if panels else ()):
-            _save_panels(folder, batch.clips[place], {name: video[number] for name, video in panels.items()})
+            videos = {name: video[number] for name, video in panels.items()}
+            _save_panels(folder, batch.clips[place], videos, fps=track.fps)
         yield [
             {
                 "index": index,
@@ -197,6 +222,24 @@ def _partners(clips: ClipDataset, chosen: Sequence[int]) -> dict[int, int]:
         ahead = ((place + count // 2 + step) % count for step in range(count))
         partners[index] = chosen[next(other for other in ahead if segments[other] != segments[place])]
     return partners
+
+
+def _wrong(kind: WrongStates, states: torch.Tensor, other: torch.Tensor | None, *, num_observed: int) -> torch.Tensor:
+    """States (B, T, 25) that are not the clips'; `other` are those of clips of other recordings."""
+    match kind:
+        case "frozen":
+            return _frozen(states, num_observed)
+        case "mirrored":
+            return mirrored(states)
+        case "shuffled":
+            assert other is not None
+            return other
+        case _:
+            assert other is not None
+            channels = list(GROUPS[kind.removeprefix("shuffled_")])
+            wrong = states.clone()
+            wrong[..., channels] = other[..., channels]
+            return wrong
 
 
 def _frozen(states: torch.Tensor, num_observed: int) -> torch.Tensor:
@@ -236,8 +279,8 @@ def _evenly(total: int, count: int) -> list[int]:
     return np.linspace(0, total - 1, count).round().astype(int).tolist() if count else []
 
 
-def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]]) -> None:
-    meta = {**clip._asdict(), "fps": _FPS, "chosen": _CHOSEN}
+def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]], *, fps: float) -> None:
+    meta = {**clip._asdict(), "fps": fps, "chosen": _CHOSEN}
     path = folder / f"clip_{clip.shard:03d}_{clip.start:06d}.npz"
     np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
 

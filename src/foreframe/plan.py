@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -31,16 +31,24 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from foreframe.batch import Batch, ClipId
 from foreframe.config import build_track
+from foreframe.data.clips import CLIP_FRAMES
+from foreframe.data.latents import record_type
 from foreframe.models.tokenizer import BLOCK_FRAMES
 from foreframe.states import NUM_CHANNELS, StateStatistics
 from foreframe.tracks.compression import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, CompressionTrack
 from foreframe.tracks.reconstruction import ReconstructionConfig
+from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from foreframe.config import RunConfig
     from foreframe.tracks.track import Track
+
+_TRAIN_FRAMES, _TRAIN_SEGMENTS = 11_254_161, 38_846
+"""Of 1X's training split (challenge-facts 1.1)."""
+_LATENT_SIDE = 16
+"""Pixels along the side of a latent of Wan2.2's autoencoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +105,11 @@ class Plan:
     num_samples: int
     """Seen over the whole run."""
     sample: dict[str, int]
-    """Tokens, frames and state rows of one sample."""
+    """Tokens, frames, latents and state rows of one sample."""
+    peaks: dict[int, int]
+    """Peak bytes at other micro-batches, by their size; an estimate, like `memory.peak`."""
+    latent_cache: dict[int, int]
+    """Bytes of disk for the latents of the challenge's training split (challenge-facts 1.1), by the stride of clips."""
     checkpoint_bytes: int
     """Of one checkpoint: weights and optimiser."""
 
@@ -106,10 +118,14 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     """Count what training `config` takes. Nothing is read, written, downloaded or allocated."""
     settings = PlanConfig() if settings is None else settings
     train = config.train
-    with FakeTensorMode():
-        track, model = _build(config)
+    with FakeTensorMode() as mode:
+        track, model = build_as_shapes(config, mode)
         batch = example_batch(config, train.micro_batch_size)
         flops, activations, alive = _measure(track, model, batch, precision=train.precision, device=settings.device)
+        single = example_batch(config, 1)
+        alone = alive
+        if sizes := _other_sizes(config):
+            alone = _measure(track, model, single, precision=train.precision, device=settings.device)[2]
     state = _num_bytes([*model.parameters(), *model.buffers()])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _num_bytes(trained)
@@ -117,6 +133,10 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     optimizer = 2 * gradients + 4 * len(trained)
     data = _num_bytes(vars(batch).values())
     parts = _parts(model)
+    fixed = state + gradients + optimizer
+    # What is alive grows by the same amount with each sample.
+    slope = (data + alive - _num_bytes(vars(single).values()) - alone) / max(1, train.micro_batch_size - 1)
+    peaks = {size: round(fixed + data + alive + slope * (size - train.micro_batch_size)) for size in sizes}
     return Plan(
         recipe=config.recipe,
         precision=train.precision,
@@ -131,44 +151,88 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
             optimizer=optimizer,
             batch=data,
             activations=activations,
-            peak=state + gradients + optimizer + data + alive,
+            peak=fixed + data + alive,
         ),
         num_steps=train.num_steps,
         global_batch_size=train.global_batch_size,
         num_samples=train.num_steps * train.global_batch_size,
         sample=_sizes(batch),
-        checkpoint_bytes=_num_bytes(model.state_dict().values()) + optimizer,
+        peaks=peaks,
+        latent_cache=_latent_cache(config, batch),
+        checkpoint_bytes=_num_bytes(trained if _is_adapted(config) else model.state_dict().values()) + optimizer,
     )
+
+
+def _is_adapted(config: RunConfig) -> bool:
+    """Whether a checkpoint holds what was trained on a frozen base, without the base."""
+    return isinstance(config.track, SamplingConfig) and config.track.model.lora_rank > 0
+
+
+def _other_sizes(config: RunConfig) -> tuple[int, ...]:
+    """Micro-batches to tell the peak of besides the recipe's own."""
+    return (1, 16, 32) if _is_adapted(config) else ()
+
+
+def _latent_cache(config: RunConfig, batch: Batch) -> dict[int, int]:
+    """Bytes of bfloat16 latents with their states and addresses, for all clips of 1X's training split."""
+    if not isinstance(config.track, SamplingConfig) or batch.latents is None:
+        return {}
+    record = record_type(batch.latents.shape[1:], num_states=CLIP_FRAMES, dtype="bfloat16").itemsize
+    # Clips are lost at the segments' ends only: some 76 frames of each.
+    frames = _TRAIN_FRAMES - _TRAIN_SEGMENTS * (CLIP_FRAMES - 1)
+    return {stride: record * frames // stride for stride in (config.track.clip_stride, CLIP_FRAMES)}
 
 
 def example_batch(config: RunConfig, num_clips: int) -> Batch:
     """A batch of the shapes that the recipe trains on; zeros."""
     num_states = BLOCK_FRAMES
-    tokens = video = None
+    tokens = video = latents = None
     match config.track:
         case CompressionConfig(model=model):
             num_states = model.num_states
             tokens = torch.zeros(num_clips, NUM_CONTEXT + NUM_FUTURE, model.grid, model.grid, dtype=torch.int64)
-        case ReconstructionConfig(size=size):
-            video = torch.zeros(num_clips, 3, BLOCK_FRAMES, size, size)
+        case ReconstructionConfig(size=size, frame_offsets=offsets):
+            num_states = offsets[-1] + 1
+            video = torch.zeros(num_clips, 3, len(offsets), size, size)
+        case SamplingConfig(size=size, model=model, frame_offsets=offsets):
+            num_states, side = CLIP_FRAMES, size // _LATENT_SIDE
+            latents = torch.zeros(num_clips, model.latent_channels, 1 + (len(offsets) - 1) // 4, side, side)
     return Batch(
         clips=(ClipId(0, 0, 0),) * num_clips,
         states=torch.zeros(num_clips, num_states, NUM_CHANNELS),
         states_valid=torch.ones(num_clips, num_states, dtype=torch.bool),
         tokens=tokens,
         video=video,
+        latents=latents,
     )
 
 
-def _build(config: RunConfig) -> tuple[Track[Any], Any]:
+def build_as_shapes(config: RunConfig, mode: FakeTensorMode) -> tuple[Track[Any], Any]:
     """Track and model as for training, with states left as they are and no weights read."""
     if isinstance(config.track, ReconstructionConfig):
         config = replace(config, track=replace(config.track, start_from=None))
+    if isinstance(config.track, SamplingConfig):
+        config = replace(config, track=replace(config.track, model=replace(config.track.model, base=None), prompt=None))
     track = build_track(config)
     if isinstance(track, CompressionTrack):
         zero, one = (0.0,) * NUM_CHANNELS, (1.0,) * NUM_CHANNELS
         track.state_statistics = StateStatistics(mean=zero, std=one, num_rows=0)
-    return track, track.build().train()
+    # Built on the meta device, and then given shapes that claim to be on the CPU: PEFT moves the layers that it makes,
+    # which tensors of the mode do not survive.
+    with unset_fake_temporarily(), torch.device("meta"):
+        model = track.build()
+        shapes = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    fakes = {
+        name: mode.fake_tensor_converter.from_meta_and_device(mode, tensor, torch.device("cpu"))
+        for name, tensor in shapes.items()
+    }
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(fakes[prefix + name], requires_grad=parameter.requires_grad))
+        for name, _ in list(module.named_buffers(recurse=False)):
+            setattr(module, name, fakes[prefix + name])
+    return track, model.train()
 
 
 def _num_bytes(values: Iterable[object]) -> int:
@@ -191,6 +255,8 @@ def _sizes(batch: Batch) -> dict[str, int]:
         sizes["tokens"] = batch.tokens[0].numel()
     if batch.video is not None:
         sizes["frames"] = batch.video.shape[2]
+    if batch.latents is not None:
+        sizes["latent_values"] = batch.latents[0].numel()
     return {**sizes, "state_rows": batch.states.shape[1]}
 
 
@@ -204,10 +270,7 @@ def _measure(track: Track[Any], model: Any, batch: Batch, *, precision: str, dev
     imitating = _AsOnCuda(autocast=autocast) if device == "cuda" else nullcontext()
     formulas = flop_formulas()
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad(), computing, imitating:
-        if batch.tokens is None:
-            model(batch.video)
-        else:
-            model.logits(model(batch.tokens[:, :-1], batch.states))
+        _forward(track, model, batch)
     forward = counter.get_total_flops() // len(batch)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -221,6 +284,18 @@ def _measure(track: Track[Any], model: Any, batch: Batch, *, precision: str, dev
         loss.value.backward()
     flops = Flops(forward=forward, forward_backward=counter.get_total_flops() // len(batch))
     return flops, activations, meter.peak
+
+
+def _forward(track: Track[Any], model: Any, batch: Batch) -> None:
+    """The model once, with every output it can give."""
+    if batch.tokens is not None:
+        model.logits(model(batch.tokens[:, :-1], batch.states))
+    elif batch.latents is not None:
+        assert isinstance(track, SamplingTrack)
+        states = track.select_rows(batch.states)
+        model(batch.latents, torch.zeros(len(batch), batch.latents.shape[2]), model.encode_states(states))
+    else:
+        model(batch.video)
 
 
 class _Meter(TorchDispatchMode):
@@ -298,6 +373,9 @@ class _AsOnCuda(TorchFunctionMode):
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
         if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+            if dropout_p == 0:
+                # The CPU's flash attention keeps the same; and a block that is computed again finds what it kept.
+                return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scale)
             flash = operations._scaled_dot_product_flash_attention
             return flash(query, key, value, dropout_p, is_causal, scale=scale)[0]
         efficient = operations._scaled_dot_product_efficient_attention
@@ -350,11 +428,19 @@ def print_plan(plan: Plan) -> None:
         ("  data", _scaled(memory.batch, "B"), ""),
         ("  kept for the backward pass", _scaled(memory.activations, "B"), estimate),
         ("  together, at the peak", _scaled(memory.peak, "B"), estimate),
+        *(
+            (f"  the same, {size} sample{'s' * (size > 1)} at once", _scaled(peak, "B"), estimate)
+            for size, peak in plan.peaks.items()
+        ),
         ("training", "", ""),
         ("  optimiser steps", f"{plan.num_steps:,}", ""),
         ("  samples a step", f"{plan.global_batch_size:,}", ""),
         ("  samples in all", f"{plan.num_samples:,}", ""),
         *((f"  {name.replace('_', ' ')} in a sample", f"{count:,}", "") for name, count in plan.sample.items()),
+        *(
+            (f"  1X's train split, clips {stride} apart", _scaled(size, "B"), "of latents on disk")
+            for stride, size in plan.latent_cache.items()
+        ),
         ("  one checkpoint", _scaled(plan.checkpoint_bytes, "B"), ""),
     ]
     for name, value, note in rows:

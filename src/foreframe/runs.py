@@ -18,7 +18,6 @@ from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
-from foreframe.tracks.compression import CompressionConfig
 from foreframe.tracks.reconstruction import ReconstructionConfig
 from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from foreframe.data.layout import Split
-    from foreframe.inference.autoregressive import RolloutConfig
     from foreframe.tracks.track import Track
 
 _FREE_TO_CHANGE = {
@@ -41,8 +39,12 @@ _FREE_TO_CHANGE = {
     "train.num_val_clips",
     "train.num_workers",
 }
-"""What a resumed run may be given anew, besides `inference` and `track.rollout`: where its data lies now, how long, how
-often to look."""
+"""What a resumed run may be given anew, besides `inference` and `_HOW_TO_PREDICT`: where its data lies now, how long,
+how often to look."""
+
+
+_HOW_TO_PREDICT = ("rollout", "sampler", "ensemble", "decode", "answer", "inference_precision")
+"""Fields of a track that leave what is learnt alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> 
         val_clips = None
         # A root that is itself a dataset stands for every split: nothing is held out then.
         if config.train.validate_every and held_out is not None and held_out != root:
-            val_clips = track.open(held_out, cache=cache)
+            val_clips = track.open(held_out, cache=cache, with_video=track.scores_pixels)
     return train(
         folder,
         track=track,
@@ -116,10 +118,10 @@ def tell_skipped(root: Path, skipped: Mapping[int, str]) -> None:
         print(f"foreframe: skipped {len(skipped)} shard{'s' * (len(skipped) > 1)} of {root}", file=sys.stderr)
 
 
-def open_run(folder: Path, *, rollout: RolloutConfig | None = None) -> Run:
+def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Run:
     """Read a run's configuration and newest checkpoint; a shipped run's name stands for its folder.
 
-    `rollout` replaces the track's own setting; `UsageError` if that track has none.
+    `predicting` replaces settings of how the track predicts, by their names; `UsageError` if it has no such setting.
     """
     shipped = shipped_runs()
     if not folder.exists() and str(folder) in shipped:
@@ -129,10 +131,10 @@ def open_run(folder: Path, *, rollout: RolloutConfig | None = None) -> Run:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}")
     config = load_config(folder)
-    if rollout is not None:
-        if not isinstance(config.track, CompressionConfig):
-            raise UsageError(f"{folder}: its track, {config.track.kind}, has no rollout to set")
-        config = replace(config, track=replace(config.track, rollout=rollout))
+    for name, value in (predicting or {}).items():
+        if not hasattr(config.track, name):
+            raise UsageError(f"{folder}: its track, {config.track.kind}, has no {name} to set")
+        config = replace(config, track=replace(config.track, **{name: value}))
     checkpoints = checkpoint_folders(folder)
     if not checkpoints:
         raise InputError(
@@ -150,15 +152,15 @@ def evaluate_run(
     *,
     data: Path | None = None,
     inference: InferenceConfig | None = None,
-    rollout: RolloutConfig | None = None,
+    predicting: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a run's newest checkpoint on the val split of `data` (default: beside what it was trained on).
 
-    `inference` and `rollout` replace the run's own settings; the receipt holds those that were used.
+    `inference` and `predicting` (see `open_run`) replace the run's own settings; the receipt holds what was used.
     """
-    run = open_run(folder, rollout=rollout)
+    run = open_run(folder, predicting=predicting)
     if run.folder in shipped_runs().values():
         raise UsageError(
             f"{folder}: lies inside the package; `foreframe export {folder} --out RUN` makes a copy to evaluate"
@@ -212,7 +214,7 @@ def copy_shipped(name: str, out: Path) -> None:
 
 
 def export_run(folder: Path, out: Path) -> None:
-    """Copy a run with its newest checkpoint in half precision: no optimiser state, no cache, no data path, no scores.
+    """Copy a run with its newest checkpoint, weights in 8 bits: no optimiser state, no cache, no data path, no scores.
 
     Scores are of the weights they were computed with; evaluate the copy for its own.
     """
@@ -250,7 +252,8 @@ def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
         changed = {
             name: values
             for name, values in differences(there, config).items()
-            if name not in _FREE_TO_CHANGE and not name.startswith(("inference.", "track.rollout."))
+            if name not in _FREE_TO_CHANGE
+            and not name.startswith(("inference.", *(f"track.{field}" for field in _HOW_TO_PREDICT)))
         }
         # Until something is learnt the settings may still be put right.
         if changed and checkpoints:

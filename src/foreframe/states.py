@@ -155,6 +155,38 @@ class StateStatistics:
         return (states - mean) / std
 
 
+GROUPS: dict[str, tuple[int, ...]] = {
+    "torso": tuple(range(6)),
+    "arms": tuple(range(6, 20)),
+    "neck": (20,),
+    "hands": (21, 22),
+    "base": (23, 24),
+}
+"""Channels that move a part of the robot together."""
+
+_TURNED = tuple(CHANNEL_INDEX[name] for name in ("hip_yaw", "hip_roll", "ankle_roll", "angular_velocity"))
+_LEFT = tuple(index for index, name in enumerate(CHANNEL_NAMES) if name.startswith("left_"))
+_RIGHT = tuple(CHANNEL_INDEX[CHANNEL_NAMES[index].replace("left_", "right_")] for index in _LEFT)
+
+
+def mirrored(states: torch.Tensor) -> torch.Tensor:
+    """State rows (..., 25) of the robot seen in a mirror: arms and hands exchanged, turns and sideways leans reversed.
+
+    Equal angles of both arms are a symmetric pose (*assumed*; so in evesim).
+    """
+    other = states.clone()
+    other[..., _LEFT], other[..., _RIGHT] = states[..., _RIGHT], states[..., _LEFT]
+    other[..., _TURNED] = -states[..., _TURNED]
+    return other
+
+
+def with_value(states: torch.Tensor, names: tuple[str, ...], value: float, *, first_row: int) -> torch.Tensor:
+    """State rows (B, T, 25) in which some channels have a value from a row on."""
+    other = states.clone()
+    other[:, first_row:, [CHANNEL_INDEX[name] for name in names]] = value
+    return other
+
+
 def _numbers(values: object, *, where: str) -> tuple[float, ...]:
     """25 finite numbers, or `InputError`."""
     if not isinstance(values, list) or len(values) != NUM_CHANNELS:

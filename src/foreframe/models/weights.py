@@ -6,6 +6,7 @@ A run keeps such folders under `checkpoints/step_00001000/`; whoever needs a tra
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import re
 from dataclasses import asdict
@@ -13,37 +14,90 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
 from foreframe.hashing import sha256_file
+from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
 from foreframe.models.st_transformer import STTransformer, STTransformerConfig
 from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    Model = STTransformer | VideoTokenizer
+    from foreframe.models.wan import StateConditionedWan
 
-ModelT = TypeVar("ModelT", STTransformer, VideoTokenizer)
+    Model = STTransformer | VideoTokenizer | VideoAutoencoder | StateConditionedWan
+
+ModelT = TypeVar("ModelT", STTransformer, VideoTokenizer, VideoAutoencoder)
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
-_CONFIGS: dict[str, type[Any]] = {"STTransformer": STTransformerConfig, "VideoTokenizer": TokenizerConfig}
+PARTS = ("adapter_config.json", "adapter_model.safetensors", "robot.safetensors")
+"""What is kept of a model whose base is frozen (`models.wan`)."""
+_CONFIGS: dict[str, type[Any]] = {
+    "STTransformer": STTransformerConfig,
+    "VideoTokenizer": TokenizerConfig,
+    "VideoAutoencoder": AutoencoderConfig,
+}
+_SCALE = ".scale"
 _STEP = re.compile(r"step_\d{8}")
 
 
-def save_model(folder: Path, model: Model, *, dtype: torch.dtype | None = None) -> None:
-    """Write `model.json` and `model.safetensors` into an existing folder, floats in `dtype` if one is given."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    if dtype is not None:
-        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-    description = {"class": type(model).__name__, "config": asdict(model.config)}
+def save_model(folder: Path, model: Model, *, compact: bool = False) -> None:
+    """Write `model.json` and `model.safetensors` into an existing folder.
+
+    `compact` keeps matrices and kernels as int8 with a scale for each row, and the rest in half precision: a quarter
+    of the size, at an error of at most 1/254 of the row's largest weight.
+    """
+    description = {"class": type(model).__name__, "config": asdict(_settings(model))}
     (folder / MODEL_FILE).write_text(json.dumps(description, indent=1) + "\n")
+    if _is_partly_trained(model):
+        partly: Any = model
+        partly.save_trained(folder)
+        return
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if compact:
+        tensors = _compacted(tensors)
     save_tensors(tensors, folder / WEIGHTS_FILE)
+
+
+def _settings(model: Any) -> Any:
+    """The dataclass that a model was built from; a diffusers model's `config` is another thing."""
+    return getattr(model, "settings", None) or model.config
+
+
+def _is_partly_trained(model: Any) -> bool:
+    """Whether a model's base is frozen, and lies elsewhere: only what was trained on top of it is ours to keep."""
+    return getattr(_settings(model), "lora_rank", 0) > 0
+
+
+def _compacted(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Floating-point tensors of two or more axes as `NAME` int8 and `NAME.scale` float32 (rows, 1, ...)."""
+    compacted: dict[str, torch.Tensor] = {}
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            compacted[name] = value
+        elif value.ndim < 2:
+            compacted[name] = value.half()
+        else:
+            scale = value.float().abs().amax(tuple(range(1, value.ndim)), keepdim=True).clamp(min=1e-30) / 127
+            compacted[name] = (value / scale).round().to(torch.int8)
+            compacted[name + _SCALE] = scale
+    return compacted
+
+
+def _expanded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inverse of `_compacted`, in float32, up to what was rounded away; other tensors pass unchanged."""
+    scales = {name: value for name, value in tensors.items() if name.endswith(_SCALE)}
+    return {
+        name: value * scale if (scale := scales.get(name + _SCALE)) is not None else value
+        for name, value in tensors.items()
+        if name not in scales
+    }
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -54,13 +108,23 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 
-def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
-    """Build what `model.json` describes and fill it in float32; `InputError` if it is another class or does not fit."""
+def model_class(folder: Path) -> str:
+    """Name of the class that a model folder describes."""
+    return _description(folder)[0]
+
+
+def _description(folder: Path) -> tuple[str, Any]:
+    """Class and configuration in `model.json`."""
     try:
         description = json.loads((folder / MODEL_FILE).read_text())
-        name, config = description["class"], description["config"]
+        return str(description["class"]), description["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MODEL_FILE}: cannot be read as a model description: {error}") from error
+
+
+def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
+    """Build what `model.json` describes and fill it in float32; `InputError` if it is another class or does not fit."""
+    name, config = _description(folder)
     if name != expected.__name__:
         raise InputError(f"{folder}: holds a {name}, but a {expected.__name__} is needed here")
     try:
@@ -74,8 +138,12 @@ def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill `model` in place from `model.safetensors`; names and shapes must match exactly."""
-    tensors = read_tensors(folder / WEIGHTS_FILE)
+    """Fill `model` in place from what `save_model` wrote; names and shapes must match exactly."""
+    if _is_partly_trained(model):
+        loader: Any = model
+        loader.load_trained(folder)
+        return
+    tensors = _expanded(read_tensors(folder / WEIGHTS_FILE))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -93,8 +161,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of `model.safetensors`, which a receipt or a cache's fingerprint names."""
-    return sha256_file(folder / WEIGHTS_FILE)
+    """SHA-256 of the weights, which a receipt or a cache's fingerprint names: of `model.safetensors`, or of the parts
+    that were trained on a frozen base, one after the other.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return sha256_file(folder / WEIGHTS_FILE)
+    parts = [sha256_file(folder / name) for name in PARTS if (folder / name).is_file()]
+    if not parts:
+        raise InputError(f"{folder}: holds no {WEIGHTS_FILE}")
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def find_weights(name: str | Path) -> Path:

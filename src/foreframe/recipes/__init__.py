@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foreframe.recipes.compression import compression_136m, compression_tiny
-from foreframe.recipes.reconstruction import tokenizer_tiny
+from foreframe.recipes.reconstruction import autoencoder_tiny, tokenizer_tiny
+from foreframe.recipes.sampling import sampling_tiny, sampling_wan5b, sampling_wan5b_cfg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,5 +16,9 @@ if TYPE_CHECKING:
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "compression_136m": compression_136m,
     "compression_tiny": compression_tiny,
+    "sampling_wan5b": sampling_wan5b,
+    "sampling_wan5b_cfg": sampling_wan5b_cfg,
+    "sampling_tiny": sampling_tiny,
     "tokenizer_tiny": tokenizer_tiny,
+    "autoencoder_tiny": autoencoder_tiny,
 }

@@ -1,8 +1,9 @@
-"""The recipe of the small video tokenizer."""
+"""Recipes of the small video tokenizer and the small autoencoder."""
 
 from __future__ import annotations
 
 from foreframe.config import RunConfig
+from foreframe.models.autoencoder import AutoencoderConfig
 from foreframe.models.tokenizer import TokenizerConfig
 from foreframe.tracks.reconstruction import ReconstructionConfig
 from foreframe.train.loop import TrainConfig
@@ -10,7 +11,7 @@ from foreframe.train.optim import OptimConfig
 
 
 def tokenizer_tiny() -> RunConfig:
-    """A 1.8 M parameter tokenizer of 1,000 codes with Cosmos' block structure, for frames of 128x128."""
+    """A 3 M parameter tokenizer of 4,000 codes with Cosmos' block structure, for frames of 128x128."""
     return RunConfig(
         recipe="tokenizer_tiny",
         data="sample",
@@ -18,11 +19,45 @@ def tokenizer_tiny() -> RunConfig:
         train=TrainConfig(
             num_steps=2_000,
             global_batch_size=8,
-            micro_batch_size=8,
+            micro_batch_size=4,
             checkpoint_every=250,
             log_every=10,
             validate_every=250,
             num_val_clips=16,
         ),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=50, schedule="cosine", betas=(0.9, 0.95), weight_decay=0.01),
+    )
+
+
+def autoencoder_tiny() -> RunConfig:
+    """An autoencoder of Wan2.2's block types with 0.9 M parameters: 128x128 frames to latents of 8x8 cells."""
+    return RunConfig(
+        recipe="autoencoder_tiny",
+        data="sample",
+        track=ReconstructionConfig(
+            # Patches of 4 instead of 2 and a level less: the finest level is where the time goes.
+            model=AutoencoderConfig(
+                base_dim=48,
+                decoder_base_dim=40,
+                dim_mult=(1, 1, 1),
+                num_res_blocks=0,
+                temperal_downsample=(True, True),
+                patch_size=4,
+                latent_noise=0.05,
+            ),
+            clip_stride=8,
+        ),
+        train=TrainConfig(
+            num_steps=2_000,
+            global_batch_size=4,
+            micro_batch_size=4,
+            precision="bf16",
+            checkpoint_every=250,
+            log_every=20,
+            validate_every=500,
+            num_val_clips=24,
+        ),
+        optim=OptimConfig(
+            learning_rate=2e-3, warmup_steps=100, schedule="cosine", betas=(0.9, 0.95), weight_decay=0.01
+        ),
     )

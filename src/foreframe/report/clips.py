@@ -1,4 +1,4 @@
-"""Turns saved predictions into what the page's players draw: one sprite sheet of frames per panel, and error maps."""
+"""Turns saved predictions into what the page's players draw: one sprite sheet of frames, or of a map, per panel."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ ERROR_STOPS = ("#000004", "#1c1044", "#4f127b", "#812581", "#b5367a", "#e55064",
 """Colours of the error map at equal distances from none to the last level; dark to light, readable without hue."""
 
 
+WHAT_IF = "what_if_"
+"""How the names of arrays begin whose future starts alike and is given other states than the recorded ones."""
+
+LABELS = {"spread": "spread of the ensemble"}
+"""What panels are called whose name in words would say too little."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SavedClip:
     """One file of RUN/predictions, checked."""
@@ -48,7 +55,15 @@ class SavedClip:
     context: Frames
     truth: Frames
     panels: dict[str, Frames]
-    """`prediction`, then each `baseline_*`, then `reconstruction` where saved; all shaped like `truth`."""
+    """`prediction`, then `sample`, each `baseline_*` and `reconstruction` where saved; all shaped like `truth`."""
+    spread: Frames | None
+    """(T, H, W): how far the members of an ensemble lie apart, their standard deviation in grey levels."""
+    what_ifs: dict[str, Frames]
+    """Each `what_if_*` in the order they were saved, shaped like `truth`, which says nothing about them."""
+    labels: dict[str, str]
+    """Words of the file's own for panels, by key."""
+    seconds: tuple[float, ...]
+    """When each future frame is, the first frame after the context being at 0; empty where only the rate is known."""
     meta: dict[str, Any]
 
 
@@ -68,12 +83,14 @@ class Panel:
     label: str
     origin: str
     """What its future frames are: `recorded`, `predicted` (marked as such), `from the truth`, `of the prediction`."""
+    is_map: bool
+    """Whether it shows grey levels in the colours of `ERROR_STOPS`, and nothing while the context plays."""
     sheet: Sheet
     """The future frames; the context is shared by all panels."""
     errors: tuple[float, ...] | None
-    """Mean absolute difference from the truth in grey levels, a value per future frame."""
+    """Mean absolute difference from the truth in grey levels, a value per future frame; None where there is none."""
     trace: str
-    """`errors` as a polyline over the whole clip, in a box of 1000 x 100."""
+    """`errors` as a polyline over the whole clip, in a box of 1000 x 100; empty where one frame makes no line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +106,26 @@ class Clip:
     """The size of the saved frames, where the page shows smaller ones; else nothing."""
     context: Sheet
     panels: tuple[Panel, ...]
+    what_ifs: tuple[Panel, ...]
+    """A second row: the same start, given other states."""
     data: dict[str, Any]
-    """What the player reads: counts, frame rate, size and errors."""
+    """What the player reads: counts, frame rate, times, size and errors."""
 
     @property
     def now(self) -> float:
         """Where the future begins on the timeline, in per cent."""
         context, count = self.data["context"], self.data["context"] + self.data["future"]
-        return round(100 * (context - 0.5) / max(count - 1, 1), 3)
+        return round(100 * (context - 0.5) / (count - 1), 3)
+
+    @property
+    def has_sample(self) -> bool:
+        """Whether a member of the ensemble is shown beside the ensemble's mean."""
+        return any(panel.key == "sample" for panel in self.panels)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether it is shown how far the members of the ensemble lie apart."""
+        return any(panel.key == "spread" for panel in self.panels)
 
     @property
     def columns(self) -> int:
@@ -107,7 +136,7 @@ class Clip:
     @property
     def num_bytes(self) -> int:
         """Size of the pictures inside the page."""
-        return len(self.context.uri) + sum(len(panel.sheet.uri) for panel in self.panels)
+        return len(self.context.uri) + sum(len(panel.sheet.uri) for panel in (*self.panels, *self.what_ifs))
 
 
 def read_clip(path: Path) -> SavedClip:
@@ -133,19 +162,59 @@ def read_clip(path: Path) -> SavedClip:
     for name in ("context", "truth", "prediction"):
         if name not in arrays:
             raise InputError(f"{path}: array {name} is missing; {again}")
+    what_ifs = [name for name in arrays if name.startswith(WHAT_IF)]
     baselines = sorted(name for name in arrays if name.startswith("baseline_"))
-    names = ["prediction", *baselines, *(["reconstruction"] if "reconstruction" in arrays else [])]
-    truth = arrays["truth"]
-    for name in ("context", "truth", *names):
-        array = arrays[name]
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
-            shape = tuple(array.shape)
-            raise InputError(f"{path}: {name} is {array.dtype} {shape}, must be uint8 (frames, height, width, 3)")
-        expected = array.shape[:1] + truth.shape[1:] if name == "context" else truth.shape
-        if array.shape != expected:
-            raise InputError(f"{path}: {name} has shape {array.shape}, truth has {truth.shape}; {again}")
-    panels = {name: arrays[name] for name in names}
-    return SavedClip(name=path.stem, context=arrays["context"], truth=truth, panels=panels, meta=meta)
+    names = [name for name in ("prediction", "sample", *baselines, "reconstruction") if name in arrays]
+    maps = ["spread"] if "spread" in arrays else []
+    for name in ("truth", "context", *names, *maps, *what_ifs):
+        problem = _misfit(name, arrays[name], arrays["truth"])
+        if problem:
+            raise InputError(f"{path}: {problem}; {again}")
+    try:
+        labels, seconds = _labels(meta), _seconds(meta, len(arrays["truth"]))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; {again}") from error
+    return SavedClip(
+        name=path.stem,
+        context=arrays["context"],
+        truth=arrays["truth"],
+        panels={name: arrays[name] for name in names},
+        spread=arrays.get("spread"),
+        what_ifs={name: arrays[name] for name in what_ifs},
+        labels=labels,
+        seconds=seconds,
+        meta=meta,
+    )
+
+
+def _misfit(name: str, array: npt.NDArray[Any], truth: npt.NDArray[Any]) -> str:
+    """What is wrong with an array, or nothing."""
+    axes = "(frames, height, width)" if name == "spread" else "(frames, height, width, 3)"
+    num_axes = axes.count(",") + 1
+    if array.dtype != np.uint8 or array.ndim != num_axes or 0 in array.shape or array.shape[3:] not in ((), (3,)):
+        return f"{name} is {array.dtype} {tuple(array.shape)}, must be uint8 {axes}"
+    expected = array.shape[:1] + truth.shape[1:] if name == "context" else truth.shape
+    if array.shape != expected[:num_axes]:
+        return f"{name} has shape {array.shape}, truth has {truth.shape}"
+    return ""
+
+
+def _labels(meta: dict[str, Any]) -> dict[str, str]:
+    labels = meta.get("labels", {})
+    if not isinstance(labels, dict) or not all(isinstance(text, str) and text.strip() for text in labels.values()):
+        raise ValueError("labels in meta must be an object of texts by panel")
+    return labels
+
+
+def _seconds(meta: dict[str, Any], num_future: int) -> tuple[float, ...]:
+    """The times in meta; one number will do for a single frame."""
+    if meta.get("seconds") is None:
+        return ()
+    seconds = meta["seconds"] if isinstance(meta["seconds"], list) else [meta["seconds"]]
+    numbers = [float(value) for value in seconds if isinstance(value, int | float) and math.isfinite(value)]
+    if len(numbers) != len(seconds) or len(numbers) != num_future or numbers != sorted(numbers):
+        raise ValueError(f"seconds in meta must be {num_future} rising times, one for each future frame")
+    return tuple(numbers)
 
 
 def draw_clips(paths: Sequence[Path], *, max_bytes: int) -> list[Clip]:
@@ -177,17 +246,31 @@ def draw_clip(saved: SavedClip, *, quality: int, side: int) -> Clip:
     top = max(max(max(values) for values in errors.values()), 1.0)
 
     def trace(name: str) -> str:
-        count = max(num_context + num_future - 1, 1)
+        count = num_context + num_future - 1
         points = [(1000 * (num_context + i) / count, 96 - 92 * e / top) for i, e in enumerate(errors[name])]
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
-    panels = [_panel("truth", webp_sheet(saved.truth, size, quality), "recorded")]
+    def panel(key: str, sheet: Sheet, origin: str, *, is_map: bool = False) -> Panel:
+        return Panel(
+            key=key,
+            label=saved.labels.get(key) or LABELS.get(key) or _label(key),
+            origin=origin,
+            is_map=is_map,
+            sheet=sheet,
+            errors=errors.get(key),
+            trace=trace(key) if key in errors and num_future > 1 else "",
+        )
+
+    panels = [panel("truth", webp_sheet(saved.truth, size, quality), "recorded")]
     for name, frames in saved.panels.items():
-        sheet = webp_sheet(frames, size, quality)
         origin = "from the truth" if name == "reconstruction" else "predicted"
-        panels.append(_panel(name, sheet, origin, errors=errors[name], trace=trace(name)))
-    heat = error_sheet(maps["prediction"], size)
-    panels.insert(2, _panel("error", heat, "of the prediction"))
+        panels.append(panel(name, webp_sheet(frames, size, quality), origin))
+    panels.insert(2, panel("error", map_sheet(maps["prediction"], size), "of the prediction", is_map=True))
+    if saved.spread is not None:
+        heat = map_sheet(saved.spread.astype(np.float32), size)
+        place = 4 if "sample" in saved.panels else 3
+        panels.insert(place, panel("spread", heat, "of the prediction", is_map=True))
+    what_ifs = [panel(name, webp_sheet(frames, size, quality), "predicted") for name, frames in saved.what_ifs.items()]
 
     meta, psnr = saved.meta, saved.meta.get("psnr")
     words = {"shard": "shard", "start": "first frame", "segment": "recording"}
@@ -201,12 +284,14 @@ def draw_clip(saved: SavedClip, *, quality: int, side: int) -> Clip:
         recorded=f"{width} × {height}" if size != (width, height) else "",  # noqa: RUF001
         context=webp_sheet(saved.context, size, quality),
         panels=tuple(panels),
+        what_ifs=tuple(what_ifs),
         data={
             "context": num_context,
             "future": num_future,
             "fps": float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else 30.0,
             "width": size[0],
             "height": size[1],
+            "seconds": saved.seconds,
             "errors": errors,
         },
     )
@@ -225,8 +310,8 @@ def webp_sheet(frames: Frames, size: tuple[int, int], quality: int) -> Sheet:
     return _sheet(pictures, "WEBP", quality=quality, method=4)
 
 
-def error_sheet(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> Sheet:
-    """Differences (T, H, W) as a lossless sheet: the palette's index is the difference in grey levels."""
+def map_sheet(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> Sheet:
+    """Errors or spreads (T, H, W) as a lossless sheet: the palette's index is the value in grey levels."""
     pictures = []
     for values in maps:
         picture = Image.fromarray(values)
@@ -260,6 +345,7 @@ def _sheet(pictures: Sequence[Image.Image], kind: str, *, palette: list[int] | N
     return Sheet(uri=f"data:image/{kind.lower()};base64,{encoded}", columns=columns)
 
 
-def _panel(key: str, sheet: Sheet, origin: str, *, errors: tuple[float, ...] | None = None, trace: str = "") -> Panel:
-    label = spoken(key.removeprefix("baseline_"))
-    return Panel(key=key, label=label, origin=origin, sheet=sheet, errors=errors, trace=trace)
+def _label(key: str) -> str:
+    if key.startswith(WHAT_IF):
+        return f"what if: {spoken(key.removeprefix(WHAT_IF))}"
+    return spoken(key.removeprefix("baseline_"))

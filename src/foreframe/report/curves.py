@@ -28,6 +28,7 @@ READINGS = ("autoregressive", "teacher_forced")
 
 TRAINING_NAMES = {
     "compression": {"loss": "cross_entropy_teacher_forced", "accuracy": "accuracy_teacher_forced"},
+    "sampling": {"loss": "flow_loss"},
 }
 """What validation calls that which a track's training logs under another name: track > training's name > metric.
 

@@ -65,9 +65,9 @@ class Scores:
     metrics: tuple[Metric, ...]
     scores: tuple[Score, ...]
     predictors: dict[str, str]
+    """What each trivial predictor does, by name."""
     references: frozenset[str]
     """Predictors that no model competes with: they are given the truth, or are the model itself."""
-    """What each trivial predictor does, by name."""
 
     @property
     def simulated(self) -> bool:
@@ -141,7 +141,7 @@ def read_scores(path: Path) -> Scores | None:
             Metric(
                 name=name,
                 title=str(entry.get("title") or spoken(name)),
-                unit=str(entry.get("unit") or ""),
+                unit="" if entry.get("unit") in (None, "1") else str(entry["unit"]),  # 1: a plain number
                 higher_is_better=bool(entry["higher_is_better"]),
                 description=str(entry.get("description") or ""),
                 detail=bool(entry.get("detail", False)),

@@ -83,12 +83,12 @@ class Comparison:
 
 
 def metric_tables(scores: Scores) -> list[MetricTable]:
-    """One table per metric that has a score and is no detail, the model first."""
+    """One table per metric that has a score and is no detail: the model, its rivals, then the references."""
     tables = []
     for metric in _main(scores):
         entries = sorted(
             (score for score in scores.scores if score.metric == metric.name),
-            key=lambda score: score.predictor != MODEL,
+            key=lambda score: (score.predictor != MODEL, score.predictor in scores.references),
         )
         if entries:
             tables.append(_table(metric, entries, scores.predictors))

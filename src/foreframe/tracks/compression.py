@@ -171,6 +171,16 @@ class CompressionTrack:
         """See `Track`."""
         return BLOCK_FRAMES
 
+    @property
+    def scores_pixels(self) -> bool:
+        """See `Track`: tokens suffice."""
+        return False
+
+    @property
+    def fps(self) -> float:
+        """See `Track`."""
+        return 30.0
+
     # -- data --------------------------------------------------------------------------------------------------------
 
     def open(
@@ -289,8 +299,9 @@ class CompressionTrack:
         future = torch.where(replaced, guesses, inputs[:, NUM_CONTEXT:])
         return torch.cat([inputs[:, :NUM_CONTEXT], future], 1)
 
-    def predict(self, model: STTransformer, batch: Batch) -> Rollout:
+    def predict(self, model: STTransformer, batch: Batch, *, quick: bool = False) -> Rollout:
         """Three grids, greedily unless configured otherwise, from the context and the states (report, section 3.3)."""
+        del quick  # a rollout is cheap
         settings = self.config.rollout
         return rollout(
             model,
@@ -376,8 +387,11 @@ class CompressionTrack:
         }
 
     @torch.no_grad()
-    def panels(self, batch: Batch, prediction: Rollout, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
+    def panels(
+        self, model: STTransformer, batch: Batch, prediction: Rollout, places: Sequence[int]
+    ) -> dict[str, npt.NDArray[np.uint8]]:
         """See `Track`. Without recorded frames the decoded true tokens stand for them; without a tokenizer, nothing."""
+        del model
         if self.config.tokenizer is None:
             return {}
         shown = list(places)

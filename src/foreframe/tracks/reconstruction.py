@@ -1,4 +1,4 @@
-"""The reconstruction track: train the video tokenizer to give back the frames it was shown."""
+"""The reconstruction track: train a tokenizer, or an autoencoder, to give back the frames it was shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from foreframe.batch import Batch, to_frames
-from foreframe.data.clips import VideoClips, clip_ids
+from foreframe.data.clips import VideoClips, clip_ids, frame_indices
+from foreframe.data.decoded import DecodedDataset
 from foreframe.data.raw import RawDataset
 from foreframe.errors import InputError, require
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
+from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
 from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, TokenizerConfig, VideoTokenizer
 from foreframe.models.weights import find_weights, load_weights
 from foreframe.tracks.track import Loss, Metric, Scores
@@ -27,32 +29,50 @@ if TYPE_CHECKING:
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
+_NO_ERROR = 1e-4
+"""Squared error, of a range of 2, below which a frame is as good as given back: 46 dB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """Which tokenizer is trained, on what frames."""
+    """Which tokenizer or autoencoder is trained, on what frames."""
 
     kind: Literal["reconstruction"] = "reconstruction"
     """Names the track in `config.json`."""
-    model: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The tokenizer's size."""
+    model: TokenizerConfig | AutoencoderConfig = field(default_factory=TokenizerConfig)
+    """Its size. A tokenizer is trained on 17 frames in a row, an autoencoder on the 21 of a 77-frame clip that the
+    sampling model sees (`data.clips.frame_indices`)."""
     size: int = 128
     """Side of the frames in pixels: the video's own divided by a whole number."""
     clip_stride: int = 17
     """Frames from the start of one training clip to the next."""
-    absolute_weight: float = 0.2
-    """Weight of the absolute error beside the squared one, which alone would blur edges."""
+    loss: Literal["decibel", "squared"] = "decibel"
+    """`decibel`: mean over frames of the squared error's logarithm, so that each counts as it does in the mean PSNR;
+    `squared`: the squared error itself, of which frames that are hard to draw have most."""
+    decode_once: bool = False
+    """Keep every frame decoded, at `size`, in the run's cache: for many passes over data that fits on the disk."""
     start_from: str | None = None
     """Shipped model or run whose weights training starts from; None for a fresh initialisation."""
 
     def __post_init__(self) -> None:
-        require(self, clip_stride=(1, math.inf), absolute_weight=(0, math.inf), size=(CELL, math.inf))
-        if self.size % CELL:
-            raise ValueError(f"size {self.size} is not a multiple of {CELL}, the side of a token cell")
+        require(self, clip_stride=(1, math.inf), size=(CELL, math.inf))
+        side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
+        if self.size % side:
+            raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
+
+    @property
+    def frame_offsets(self) -> list[int]:
+        """Frames of a clip that are encoded."""
+        if isinstance(self.model, TokenizerConfig):
+            return list(range(BLOCK_FRAMES))
+        return frame_indices("stride4_dup_last").tolist()
+
+
+Reconstructor = VideoTokenizer | VideoAutoencoder
 
 
 class ReconstructionTrack:
-    """`Track` over single blocks of 17 frames."""
+    """`Track` over the frames that one call of the tokenizer or autoencoder takes."""
 
     kind = "reconstruction"
 
@@ -67,41 +87,60 @@ class ReconstructionTrack:
                 title="PSNR of the reconstruction",
                 unit="dB",
                 higher_is_better=True,
-                description="Decoded against recorded frames, 8-bit RGB; mean over clips of the mean over 17 frames.",
-            )
+                description="Decoded against recorded frames, 8-bit RGB; mean over clips, each of its frames.",
+            ),
+            "psnr_last": Metric(
+                title="PSNR of the last frame's reconstruction",
+                unit="dB",
+                higher_is_better=True,
+                description="Of the last decoded frame alone, 8-bit RGB; mean over clips.",
+            ),
         }
 
     @property
     def predictors(self) -> dict[str, str]:
         """See `Track`."""
         return {
-            "first_frame": "the block's first frame, repeated",
-            "block_mean": "the mean of the block's 17 frames, repeated",
+            "first_frame": "the clip's first frame, repeated",
+            "clip_mean": "the mean of the clip's frames, repeated",
         }
 
     @property
     def references(self) -> frozenset[str]:
-        """See `Track`: what knows one picture of the block knows less than a tokenizer, which sees all."""
+        """See `Track`: what knows one picture of the clip knows less than a tokenizer, which sees all."""
         return frozenset()
 
     @property
     def num_observed(self) -> int:
-        """See `Track`: a tokenizer reads no states."""
+        """See `Track`: neither reads states."""
         return 0
+
+    @property
+    def fps(self) -> float:
+        """See `Track`: a tokenizer sees every frame, an autoencoder every fourth."""
+        return 30.0 if isinstance(self.config.model, TokenizerConfig) else 7.5
 
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:
-        """Blocks of a raw folder; nothing is cached, and the video is always there."""
-        del cache, with_video
-        dataset = RawDataset(root, on_bad_shard=on_bad_shard)
-        dataset.check()
-        ids = clip_ids(dataset.all_segments(), length=BLOCK_FRAMES, stride=self.config.clip_stride)
+        """Clips of a raw folder; the video is always there, decoded under `cache` if the configuration says so."""
+        del with_video
+        offsets = self.config.frame_offsets
+        length = offsets[-1] + 1
+        if self.config.decode_once:
+            dataset = DecodedDataset(root, cache=cache, size=self.config.size, on_bad_shard=on_bad_shard)
+        else:
+            dataset = RawDataset(root, on_bad_shard=on_bad_shard)
+            dataset.check()
+        ids = clip_ids(dataset.all_segments(), length=length, stride=self.config.clip_stride)
         if not ids:
-            raise InputError(f"{root}: no recording is as long as a block of {BLOCK_FRAMES} frames")
-        return VideoClips(
-            dataset, ids, frame_offsets=range(BLOCK_FRAMES), num_states=BLOCK_FRAMES, size=self.config.size
-        )
+            raise InputError(f"{root}: no recording is as long as a clip of {length} frames")
+        return VideoClips(dataset, ids, frame_offsets=offsets, num_states=length, size=self.config.size)
+
+    @property
+    def scores_pixels(self) -> bool:
+        """See `Track`."""
+        return True
 
     def fit(self, clips: ClipDataset) -> None:
         """Nothing is counted: pixels need no statistics."""
@@ -112,48 +151,58 @@ class ReconstructionTrack:
     def load_statistics(self, folder: Path) -> None:
         """There are none."""
 
-    def build(self) -> VideoTokenizer:
+    def build(self) -> Reconstructor:
         """See `Track`; with `start_from`, the model found there, which must be of the configured size."""
-        model = VideoTokenizer(self.config.model)
+        settings = self.config.model
+        model = VideoTokenizer(settings) if isinstance(settings, TokenizerConfig) else VideoAutoencoder(settings)
         if self.config.start_from is not None:
             load_weights(find_weights(self.config.start_from), model)
         return model
 
-    def loss(self, model: VideoTokenizer, batch: Batch) -> Loss:
-        """Mean squared plus weighted absolute error of the frames, straight through the quantiser."""
+    def loss(self, model: Reconstructor, batch: Batch) -> Loss:
+        """Error of the frames, straight through the quantiser where there is one."""
         video = _video(batch)
-        error = model(video).float() - video
-        squared = error.square().mean()
-        value = squared + self.config.absolute_weight * error.abs().mean()
+        by_frame = (model(video).float() - video).square().mean((1, 3, 4))
+        squared = by_frame.mean()
+        value = squared if self.config.loss == "squared" else (by_frame + _NO_ERROR).log().mean()
         return Loss(value=value, logs={"squared_error": squared.detach()})
 
     @torch.no_grad()
-    def predict(self, model: VideoTokenizer, batch: Batch) -> torch.Tensor:
-        """The block through tokens and back, uint8 (B, 17, H, W, 3)."""
+    def predict(self, model: Reconstructor, batch: Batch, *, quick: bool = False) -> torch.Tensor:
+        """The clip encoded and decoded, uint8 (B, T, H, W, 3)."""
+        del quick
         return to_frames(model.decode(model.encode(_video(batch))))
 
-    def score(self, model: VideoTokenizer, batch: Batch, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
-        """PSNR of the block."""
+    def score(self, model: Reconstructor, batch: Batch, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
+        """PSNR of the clip."""
         del model
-        return {"psnr": _block_psnr(prediction, batch)}
+        return _psnr(prediction, batch)
 
     def score_trivial(self, batch: Batch) -> Scores:
-        """PSNR of what knows one picture of the block."""
+        """PSNR of what knows one picture of the clip."""
         truth = to_frames(_video(batch))
         mean = truth.double().mean(1, keepdim=True).round().byte()
-        videos = {"first_frame": truth[:, :1], "block_mean": mean}
-        return {"psnr": {name: _block_psnr(video.expand_as(truth), batch) for name, video in videos.items()}}
+        videos = {"first_frame": truth[:, :1], "clip_mean": mean}
+        scores: Scores = {}
+        for predictor, video in videos.items():
+            for name, values in _psnr(video.expand_as(truth), batch).items():
+                scores.setdefault(name, {})[predictor] = values
+        return scores
 
-    def panels(self, batch: Batch, prediction: torch.Tensor, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `Track`. The block's first frame stands where others show context; it is given back like the rest."""
+    def panels(
+        self, model: Reconstructor, batch: Batch, prediction: torch.Tensor, places: Sequence[int]
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `Track`. The clip's first frame stands where others show context; it is given back like the rest."""
+        del model
         truth = to_frames(_video(batch)[list(places)])
         videos = {"context": truth[:, :1], "truth": truth[:, 1:], "prediction": prediction[list(places), 1:]}
         return {name: video.cpu().numpy() for name, video in videos.items()}
 
 
-def _block_psnr(video: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean over frames, (B,), of uint8 (B, 17, H, W, 3) against the batch's."""
-    return psnr(video, to_frames(_video(batch)), cap_db=PSNR_CAP_DB).mean(1)
+def _psnr(video: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """Of uint8 (B, T, H, W, 3) against the batch's: the mean over frames and the last frame's, (B,) each."""
+    by_frame = psnr(video, to_frames(_video(batch)), cap_db=PSNR_CAP_DB)
+    return {"psnr": by_frame.mean(1), "psnr_last": by_frame[:, -1]}
 
 
 def _video(batch: Batch) -> torch.Tensor:

@@ -83,6 +83,16 @@ class Track(Protocol[PredictionT]):
         """Frames of a clip that the model is shown; state rows after them lie in the future. 0: states are not read."""
         ...
 
+    @property
+    def scores_pixels(self) -> bool:
+        """Whether `score` needs recorded frames: validation clips are then opened with them."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the videos that `panels` gives."""
+        ...
+
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:
@@ -113,8 +123,8 @@ class Track(Protocol[PredictionT]):
         """The training objective on one micro-batch."""
         ...
 
-    def predict(self, model: Any, batch: Batch) -> PredictionT:
-        """The future, from the batch's context and states alone."""
+    def predict(self, model: Any, batch: Batch, *, quick: bool = False) -> PredictionT:
+        """The future, from the batch's context and states alone; `quick` at small cost, to look while training."""
         ...
 
     def score(self, model: Any, batch: Batch, prediction: PredictionT) -> dict[str, torch.Tensor]:
@@ -125,9 +135,11 @@ class Track(Protocol[PredictionT]):
         """The same for every trivial predictor."""
         ...
 
-    def panels(self, batch: Batch, prediction: PredictionT, places: Sequence[int]) -> dict[str, npt.NDArray[np.uint8]]:
+    def panels(
+        self, model: Any, batch: Batch, prediction: PredictionT, places: Sequence[int]
+    ) -> dict[str, npt.NDArray[np.uint8]]:
         """Videos to look at of the clips at `places` of the batch, uint8 (len(places), T, H, W, 3).
 
-        `context`, `truth`, `prediction` and more, or none at all.
+        `context`, `truth`, `prediction` and more, or none at all; `spread` has no colours: (len(places), T, H, W).
         """
         ...

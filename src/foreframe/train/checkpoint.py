@@ -19,12 +19,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from foreframe.errors import InputError
 from foreframe.hashing import sha256_file
 from foreframe.models.weights import (
     MODEL_FILE,
+    PARTS,
     WEIGHTS_FILE,
     checkpoint_folders,
     load_weights,
@@ -36,6 +35,8 @@ from foreframe.models.weights import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
     from foreframe.tracks.track import Track
 
@@ -118,11 +119,11 @@ def read_progress(folder: Path) -> Progress:
 
 
 def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
-    """Copy the checkpoint that `model` was loaded from, weights as float16 and without the optimiser's state."""
+    """Copy the checkpoint that `model` was loaded from, weights compact and without the optimiser's state."""
     out.mkdir()
-    save_model(out, model, dtype=torch.float16)
+    save_model(out, model, compact=True)
     for path in folder.iterdir():
-        if path.name not in (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, OPTIMIZER_FILE):
+        if path.name not in (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, *PARTS):
             shutil.copy(path, out / path.name)
     seal(out)
 

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -211,7 +211,7 @@ def _step(
     for index in range(num_micro_batches):
         # Dropout of step n is the same whether or not the run was stopped before it.
         torch.manual_seed(_seed(config.seed, step, accelerator.process_index, index))
-        batch = next(batches).to(accelerator.device)
+        batch = replace(next(batches), seed=_seed(config.seed, step)).to(accelerator.device)
         last = index == num_micro_batches - 1
         with nullcontext() if last else accelerator.no_sync(objective):
             loss: Loss = objective(batch)
@@ -247,7 +247,7 @@ def validate(
     sums: dict[str, float] = {}
     for batch in ordered_batches(clips, mine, batch_size=config.micro_batch_size):
         moved = batch.to(accelerator.device)
-        for name, values in track.score(model, moved, track.predict(model, moved)).items():
+        for name, values in track.score(model, moved, track.predict(model, moved, quick=True)).items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     parts: list[dict[str, float]] = gather_object([sums])
     kept = (name for name, metric in track.metrics.items() if name in parts[0] and not metric.detail)

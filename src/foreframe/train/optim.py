@@ -29,7 +29,10 @@ class OptimConfig:
     eps: float = 1e-8
     """Adam's denominator term (*assumed*)."""
     weight_decay: float = 0.05
-    """Decoupled decay, on matrices only: not on biases, norms, gains or position tables."""
+    """Decoupled decay."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """What is decayed: matrices but no biases, norms, gains or position tables (report, section 3.2), or everything
+    trained, as in the sampling entry's script (challenge-facts 5.7)."""
     gradient_clip: float = 1.0
     """Largest total gradient norm; 0 switches clipping off (*assumed*)."""
 
@@ -74,6 +77,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over the two decay groups; set the rate of each step with `set_learning_rate`."""
     parameters = dict(model.named_parameters())
     decayed, kept = decay_groups(model)
+    if config.decay == "all":
+        decayed, kept = [*decayed, *kept], []
     groups = [
         {"params": [parameters[name] for name in decayed], "weight_decay": config.weight_decay},
         {"params": [parameters[name] for name in kept], "weight_decay": 0.0},
