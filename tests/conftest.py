@@ -138,6 +138,7 @@ def tiny_sampling_config(data: Path, autoencoder: Path) -> RunConfig:
             model=model,
             autoencoder=str(autoencoder),
             size=SIZE,
+            val_clip_stride=8,
             sampler=SamplerConfig(num_inference_steps=2),
             ensemble=EnsembleConfig(size=3, max_batch=4),
         ),

@@ -196,7 +196,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     lines = {line[:36].strip(): line[36:].strip() for line in text.splitlines()}
     assert lines["samples a step"] == "16"
-    assert lines["samples in all"] == "3,520"
+    assert lines["samples in all"] == "2,400"
     assert lines["Adam"] == "19.762 MB"
     assert lines["forward, every output"] == "6.704 GFLOP"
     estimated = {name for name, value in lines.items() if value.endswith("  estimate: CUDA's kernels imitated")}
@@ -215,11 +215,19 @@ def test_reproduction_page_names_what_exists(planned: dict[str, dict[str, Any]])
     page = PAGE.read_text()
     assert f"{planned['compression_136m']['parameters']:,}" in page
     helps = ""
-    for command in (["train", "compression_136m"], ["plan", "compression_136m"], ["evaluate"], ["report"]):
+    commands = (
+        "train compression_136m",
+        "train sampling_wan5b",
+        "plan compression_136m",
+        "data encode",
+        "evaluate",
+        "report",
+    )
+    for command in commands:
         with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
-            run([*command, "--help"])
+            run([*command.split(), "--help"])
         helps += said.getvalue()
-    launchers = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python"}
+    launchers = {"--local-dir", "--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python"}
     options = set(re.findall(r"--[a-z][a-z_.-]*[a-z]", page)) - launchers
     assert len(options) > 10
     for option in options:

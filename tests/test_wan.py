@@ -139,7 +139,7 @@ def of_30_layers(work: list[int]) -> int:
     return work[0] + 29 * (work[1] - work[0])
 
 
-@pytest.mark.parametrize(("checkpointing", "teraflops"), [("none", 28.15), ("selective", 28.15), ("full", 41.69)])
+@pytest.mark.parametrize(("checkpointing", "teraflops"), [("none", 28.15), ("selective", 28.25), ("full", 41.69)])
 def test_full_size_work_of_a_training_step(checkpointing: Any, teraflops: float) -> None:
     """Forward and backward of one clip in sixteen; the frozen weights have no gradients."""
     work: list[int] = []
@@ -336,7 +336,7 @@ def test_checkpointing_changes_nothing(base: Path, mode: str) -> None:
     assert all(torch.equal(gradients[name], gradients2[name]) for name in gradients)
     assert kept2 < kept / 2
     if mode == "selective":
-        assert work2 == work
+        assert work < work2 < 1.06 * work  # what the adapters add is computed again
     else:
         assert work2 > 1.2 * work
 

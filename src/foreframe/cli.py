@@ -436,6 +436,10 @@ def _with_absolute_paths(config: Any) -> Any:
         path = getattr(config.track, name, None)
         if path is not None and Path(path).exists():
             config = replace(config, track=replace(config.track, **{name: str(Path(path).absolute())}))
+    base = getattr(config.track.model, "base", None)
+    if base is not None and Path(base).exists():
+        model = replace(config.track.model, base=str(Path(base).absolute()))
+        config = replace(config, track=replace(config.track, model=model))
     return config
 
 

@@ -78,6 +78,8 @@ class SamplingConfig:
     """Which of the 77 frames the model sees (challenge-facts 5.2)."""
     clip_stride: int = 8
     """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
+    val_clip_stride: int = 77
+    """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
     latents: Literal["cached", "online"] = "cached"
     """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -98,7 +100,9 @@ class SamplingConfig:
     """Precision of the transformer's and the decoder's matrix products in prediction."""
 
     def __post_init__(self) -> None:
-        require(self, size=(16, math.inf), clip_stride=(1, math.inf), state_dropout=(0, 1))
+        require(
+            self, size=(16, math.inf), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf), state_dropout=(0, 1)
+        )
         if self.state_dropout > 0 and not self.model.guidance:
             raise ValueError("state_dropout needs model.guidance, the token that stands for no states")
         if self.sampler.guidance_scale != 1 and not self.model.guidance:
@@ -124,7 +128,10 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingPrediction:
-    """What is predicted for each of B clips; T is the number of future frames, or 1 if only the last is decoded."""
+    """What is predicted for each of B clips.
+
+    T is the number of future frames, or 2 if only the last is decoded: both show it.
+    """
 
     image: torch.Tensor
     """uint8 (B, H, W, 3): frame 76, to be scored."""
@@ -207,8 +214,12 @@ class SamplingTrack:
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:
-        """Clips of a folder of latents, or of a raw one, which is encoded once under `cache` unless `online`."""
+        """Clips of a folder of latents, or of a raw one, which is encoded once under `cache` unless `online`.
+
+        With the frames, to be scored, they are `val_clip_stride` apart, else `clip_stride`.
+        """
         config = self.config
+        stride = config.val_clip_stride if with_video else config.clip_stride
         self._prompt_file = cache / "prompt.safetensors"
         self._require_fit()
         encoding = read_encoding(root)
@@ -223,16 +234,16 @@ class SamplingTrack:
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
             raw.check()
-            ids = clip_ids(raw.all_segments(), stride=config.clip_stride)
+            ids = clip_ids(raw.all_segments(), stride=stride)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
             return VideoClips(raw, ids, frame_offsets=config.frame_offsets, size=config.size)
         encoder = LatentEncoder(
-            autoencoder=self.autoencoder,
+            autoencoder=self.autoencoder.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             weights=self._autoencoder_hash,
             size=config.size,
             frames=config.frames,
-            stride=config.clip_stride,
+            stride=stride,
         )
         clips = latents_of(root, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         if not len(clips):
@@ -525,7 +536,7 @@ class SamplingTrack:
             return batch.latents
         if batch.video is None:
             raise InputError("the sampling track needs clips of video or latents, and this batch has neither")
-        return self.autoencoder.to(batch.video.device).encode(batch.video)
+        return self._encode(batch.video)
 
     def _context(self, batch: Batch) -> torch.Tensor:
         """Latents of the frames that are given: those of the whole clip begin with the same."""
@@ -534,7 +545,12 @@ class SamplingTrack:
         if batch.video is None:
             raise InputError("the sampling track needs clips of video or latents, and this batch has neither")
         used = 1 + 4 * (self.config.num_context_latents - 1)
-        return self.autoencoder.to(batch.video.device).encode(batch.video[:, :, :used])
+        return self._encode(batch.video[:, :, :used])
+
+    def _encode(self, video: torch.Tensor) -> torch.Tensor:
+        """Latents in the autoencoder's own precision, as they are kept on disk, whatever autocast says."""
+        with torch.autocast(video.device.type, enabled=False):
+            return self.autoencoder.to(video.device).encode(video)
 
     def _observed(self, batch: Batch) -> torch.Tensor:
         """uint8 (B, T, H, W, 3): the given frames that the model sees."""
