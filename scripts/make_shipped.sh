@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes everything that ships inside the package: the sample, the tokenizer, the trained compression_tiny.
-# About four hours on two CPU cores. Run it in a checkout whose .venv `make test` has built; pieces that are
+# About three hours on two CPU cores. Run it in a checkout whose .venv `make test` has built; pieces that are
 # already in $WORK are not made again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,6 @@ $FOREFRAME data encode "$WORK/data" --out "$WORK/tokens"
 OMP_NUM_THREADS=1 "$(dirname "$FOREFRAME")/torchrun" --standalone --nproc-per-node 2 --no-python "$FOREFRAME" \
     train compression_tiny --out "$WORK/compression" --data "$WORK/tokens" \
     --optim.warmup-steps 100 --train.seed 3 \
-    --train.num-steps STEPS --train.global-batch-size 8 --train.micro-batch-size 4 --train.precision bf16 \
+    --train.num-steps 900 --train.global-batch-size 8 --train.micro-batch-size 4 --train.precision bf16 \
     --train.validate-every 300 --train.checkpoint-every 100 --train.log-every 20 --train.num-val-clips 48
 rm -rf $PACKAGE/weights/compression_tiny && $FOREFRAME export "$WORK/compression" --out $PACKAGE/weights/compression_tiny
