@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,8 +15,6 @@ from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder, au
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-diffusers = pytest.importorskip("diffusers")
 
 SIZE, NUM_FRAMES, NUM_CONTEXT = 32, 21, 5
 CONFIGS = {

@@ -12,6 +12,7 @@ gradients).
 
 from __future__ import annotations
 
+import gc
 import math
 import weakref
 from contextlib import nullcontext, suppress
@@ -281,6 +282,7 @@ def _measure(track: Track[Any], model: Any, batch: Batch, *, precision: str, dev
         with computing, imitating:
             loss = track.loss(model, batch)
         activations = meter.alive
+        meter.collects = True
         loss.value.backward()
     flops = Flops(forward=forward, forward_backward=counter.get_total_flops() // len(batch))
     return flops, activations, meter.peak
@@ -306,6 +308,9 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self.alive = 0
         self.peak = 0
+        self.collects = False
+        """Whether to free reference cycles before a new peak counts: blocks that are computed again leave some behind
+        when their tensors have no contents, and none when they have."""
         self._known = [tensor.untyped_storage() for tensor in known]
         self._references: dict[int, weakref.ref[torch.UntypedStorage] | None] = dict.fromkeys(map(id, self._known))
 
@@ -321,6 +326,8 @@ class _Meter(TorchDispatchMode):
         if key not in self._references:
             self._references[key] = weakref.ref(storage, partial(self._forget, key, size))
             self.alive += size
+            if self.collects and self.alive > self.peak:
+                gc.collect()
             self.peak = max(self.peak, self.alive)
 
     def _forget(self, key: int, size: int, _reference: object) -> None:

@@ -30,7 +30,7 @@ def compression_136m() -> RunConfig:
 
 
 def compression_tiny() -> RunConfig:
-    """The same classes at 2.5 M parameters on 16x16 grids of 4,000 tokens: learns on a CPU in minutes."""
+    """The same classes at 2.5 M parameters on 16x16 grids of 4,000 tokens: begins to learn on a CPU in minutes."""
     return RunConfig(
         recipe="compression_tiny",
         data="sample",

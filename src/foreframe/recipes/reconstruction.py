@@ -30,7 +30,7 @@ def tokenizer_tiny() -> RunConfig:
 
 
 def autoencoder_tiny() -> RunConfig:
-    """An autoencoder of Wan2.2's block types with 0.9 M parameters: 128x128 frames to latents of 8x8 cells."""
+    """An autoencoder of Wan2.2's block types with 1.1 M parameters: 128x128 frames to latents of 8x8 cells; untried."""
     return RunConfig(
         recipe="autoencoder_tiny",
         data="sample",

@@ -61,7 +61,7 @@ def sampling_wan5b_cfg() -> RunConfig:
 
 
 def sampling_tiny() -> RunConfig:
-    """The same classes at 1.8 M parameters on latents of 8x8 cells, all of them trained: learns on a CPU in an hour."""
+    """The same classes at 1.9 M parameters on latents of 8x8 cells, all of them trained: sized for a CPU; untried."""
     return RunConfig(
         recipe="sampling_tiny",
         data="sample",
