@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/foreframe demo --out $(OUT)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: lint test
 

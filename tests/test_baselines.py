@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,6 @@ from foreframe.baselines import (
     context_mean,
     copy_last,
     copy_log_probs,
-    copy_sources,
     copy_top_k,
     unigram_log_probs,
     unigram_top_k,
@@ -62,14 +63,37 @@ class TestTokens:
         assert rates[0] == statistics.copy_rates["teacher_forced"][0]
         assert rates[0] > rates[1] > rates[2]
 
-    def test_sources(self) -> None:
+    def test_sources(self, statistics: TokenStatistics) -> None:
         pairs = token_pairs()
-        assert torch.equal(copy_sources(pairs, "teacher_forced"), pairs[:, 2:5])
+        assert torch.equal(statistics.copy_sources(pairs, "teacher_forced"), pairs[:, 2:5])
         expected = pairs[:, [2, 2, 2]]
-        assert torch.equal(copy_sources(pairs, "autoregressive"), expected)
-        assert torch.equal(copy_sources(pairs[:, :3], "autoregressive"), expected)
+        assert torch.equal(statistics.copy_sources(pairs, "autoregressive"), expected)
+        assert torch.equal(statistics.copy_sources(pairs[:, :3], "autoregressive"), expected)
         with pytest.raises(InputError, match="needs 5 grids"):
-            copy_sources(pairs[:, :3], "teacher_forced")
+            statistics.copy_sources(pairs[:, :3], "teacher_forced")
+        with pytest.raises(ValueError, match="regime"):
+            statistics.copy_sources(pairs, "greedy")  # pyright: ignore[reportArgumentType]
+
+    def test_sources_are_the_grids_that_come_again(self) -> None:
+        """Blocks whose grids differ in kind repeat a block later; then the last grid but one follows its own pace."""
+        pairs = token_pairs(7)
+        pairs[:, 3:] = torch.where(
+            torch.rand(40, 3, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.9, pairs[:, :3], 0
+        )
+        pairs[:, 5] = pairs[:, 3]
+        fitted = TokenStatistics.fit(pairs, vocab_size=VOCAB_SIZE)
+        naive = [
+            [(pairs[:, grid] == pairs[:, 3 + step]).double().mean().item() for grid in range(5)] for step in range(3)
+        ]
+        assert fitted.copy_grids["autoregressive"] == tuple(int(np.argmax(rates[:3])) for rates in naive)
+        assert fitted.copy_grids["teacher_forced"] == tuple(
+            int(np.argmax(rates[: 3 + step])) for step, rates in enumerate(naive)
+        )
+        assert fitted.copy_grids == {"teacher_forced": (0, 1, 3), "autoregressive": (0, 1, 0)}
+        for regime in REGIMES:
+            rates = [naive[step][grid] for step, grid in enumerate(fitted.copy_grids[regime])]
+            assert fitted.copy_rates[regime] == pytest.approx(rates)
+            assert torch.equal(fitted.copy_sources(pairs, regime), pairs[:, list(fitted.copy_grids[regime])])
 
     def test_unigram(self, statistics: TokenStatistics) -> None:
         assert statistics.log_unigram.exp().sum().item() == pytest.approx(1)
@@ -92,7 +116,7 @@ class TestTokens:
     @pytest.mark.parametrize("regime", REGIMES)
     def test_weights_are_the_likeliest(self, statistics: TokenStatistics, regime) -> None:
         pairs = token_pairs()
-        sources = copy_sources(pairs, regime)
+        sources = statistics.copy_sources(pairs, regime)
         unigram = statistics.log_unigram.exp().numpy()
         for step in range(3):
             source, target = sources[:, step].flatten().numpy(), pairs[:, 3 + step].flatten().numpy()
@@ -135,7 +159,7 @@ class TestTokens:
 
     def test_top_k_of_all_tokens_scores_as_the_log_probs_do(self, statistics: TokenStatistics) -> None:
         pairs = token_pairs(1)
-        source, targets = copy_sources(pairs, "teacher_forced")[:, 0], pairs[:, 3]
+        source, targets = statistics.copy_sources(pairs, "teacher_forced")[:, 0], pairs[:, 3]
         top = copy_top_k(statistics, source, k=VOCAB_SIZE, grid_step=0, regime="teacher_forced")
         plain = -copy_log_probs(statistics, source, targets, grid_step=0, regime="teacher_forced").mean((1, 2))
         torch.testing.assert_close(top_k_cross_entropy(*top, targets, vocab_size=VOCAB_SIZE), plain, rtol=1e-6, atol=0)
@@ -148,11 +172,17 @@ class TestTokens:
     @pytest.mark.parametrize(
         "change",
         [
-            {"version": 2},
+            {"version": 1},
             {"vocab_size": 13},
             {"num_pairs": None},
             {"counts": [-1] * VOCAB_SIZE},
             {"copy_rates": {}},
+            {"copy_grids": None},
+            {"copy_grids": {"teacher_forced": [2, 3, 4], "autoregressive": [2, 2]}},
+            {"copy_grids": {"teacher_forced": [2, 3, 5], "autoregressive": [2, 2, 2]}},
+            {"copy_grids": {"teacher_forced": [2, 3, 4], "autoregressive": [2, 2, 3]}},
+            {"copy_grids": {"teacher_forced": [2, 3, 4], "autoregressive": [2, 2, -1]}},
+            {"copy_grids": {"teacher_forced": [2, 3, 4], "autoregressive": [2, 2, 1.0]}},
             {"copy_weights": {regime: [0.5, 0.5] for regime in REGIMES}},
             {"copy_weights": {regime: [0.5, 0.5, 1.0] for regime in REGIMES}},
             {"copy_weights": {regime: [0.5, 0.5, math.nan] for regime in REGIMES}},
@@ -178,7 +208,7 @@ class TestTokens:
     def test_scales_to_the_challenge(self) -> None:
         pair = torch.randint(64_000, (6, 32, 32), generator=torch.Generator().manual_seed(0))
         large = TokenStatistics.fit([pair], vocab_size=64_000)
-        source = copy_sources(pair, "autoregressive")[0]
+        source = large.copy_sources(pair, "autoregressive")[0]
         indices, values = copy_top_k(large, source, k=500, grid_step=0, regime="autoregressive")
         assert indices.shape == (32, 32, 500)
         assert (values.exp().sum(-1) <= 1).all()
@@ -203,6 +233,11 @@ def local_pairs(seed: int = 0, *, num: int = 40, sameness: float = 0.0) -> torch
     mixed = sameness * everywhere / everywhere.sum() + (1 - sameness) * own / own.sum(1, keepdim=True)
     generator = torch.Generator().manual_seed(seed)
     return torch.multinomial(mixed, num * 6, replacement=True, generator=generator).T.reshape(num, 6, 3, 4)
+
+
+def packed(content: bytes) -> torch.Tensor:
+    """As a file of `CellStatistics` holds its counts."""
+    return torch.frombuffer(bytearray(zlib.compress(content)), dtype=torch.uint8)
 
 
 def rooms(seed: int, *, num: int, pairs_each: int = 5) -> tuple[torch.Tensor, list[int]]:
@@ -388,39 +423,47 @@ class TestCells:
     @pytest.mark.parametrize(
         "change",
         [
-            {"version": torch.tensor([2])},
+            {"version": torch.tensor([1])},
             {"shape": torch.tensor([13, VOCAB_SIZE])},
             {"shape": torch.tensor([12, VOCAB_SIZE + 1])},
+            {"shape": None},
             {"weight": torch.tensor([0.0], dtype=torch.float64)},
             {"weight": torch.tensor([math.nan], dtype=torch.float64)},
             {"weight": torch.tensor([1.0, 1.0], dtype=torch.float64)},
+            {"weight": None},
+            {"bytes_each": torch.tensor([4])},
+            {"bytes_each": torch.tensor([3])},
+            {"bytes_each": torch.tensor([2, 2])},
             {"counts": None},
-            {"counts": 0},
-            {"counts": -1},
-            {"counts": 0.5},
-            {"counts": 2**40},
-            {"tokens": VOCAB_SIZE},
-            {"tokens": 0},
-            {"num_tokens": 1},
-            {"num_tokens": -1},
+            {"counts": torch.zeros(4)},
+            {"counts": torch.zeros(40, dtype=torch.uint8)},
+            {"counts": packed(bytes(12 * VOCAB_SIZE * 2))},
+            {"counts": packed(b"\xff" * (12 * VOCAB_SIZE * 2))},
+            {"counts": packed(b"\x01" * (12 * VOCAB_SIZE * 2 - 1))},
+            {"counts": packed(b"\x01" * (12 * VOCAB_SIZE * 2 + 1))},
+            {"counts": packed(b"\x01" * (12 * VOCAB_SIZE * 2))[:-1]},
         ],
     )
     def test_faulty_files_are_refused(self, cells: CellStatistics, tmp_path: Path, change: dict) -> None:
         path = tmp_path / "cells.safetensors"
         cells.save(path)
-        tensors = read_tensors(path)
-        for name, value in change.items():
-            if value is None:
-                del tensors[name]
-            elif isinstance(value, torch.Tensor):
-                tensors[name] = value
-            else:
-                whole = torch.full(tensors[name].shape, value)
-                tensors[name] = whole.int() if value in range(-1, VOCAB_SIZE + 1) else whole
-        save_tensors(tensors, path)
+        tensors = {**read_tensors(path), **change}
+        save_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
         with pytest.raises(InputError, match=r"cells\.safetensors: ") as caught:
             CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
         assert "\n" not in str(caught.value)
+
+    def test_a_file_unpacks_to_no_more_than_a_table(self, cells: CellStatistics, tmp_path: Path) -> None:
+        """Zeros without end are refused after the first few."""
+        path = tmp_path / "cells.safetensors"
+        cells.save(path)
+        bomb = zlib.compress(bytes(2**28), level=9)
+        save_tensors({**read_tensors(path), "counts": torch.frombuffer(bytearray(bomb), dtype=torch.uint8)}, path)
+        tracemalloc.start()
+        with pytest.raises(InputError, match="damaged"):
+            CellStatistics.load(path, vocab_size=VOCAB_SIZE, num_cells=12)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
 
     def test_missing_and_torn_files_are_refused(self, cells: CellStatistics, tmp_path: Path) -> None:
         path = tmp_path / "cells.safetensors"

@@ -32,7 +32,7 @@ def test_shapes(tokenizer: VideoTokenizer) -> None:
 
 def test_grids_see_no_later_frame(tokenizer: VideoTokenizer) -> None:
     frames = video().requires_grad_()
-    codes, _ = tokenizer.codes(frames)
+    codes = tokenizer.codes(frames)
     for grid in range(3):
         (gradient,) = torch.autograd.grad(codes[:, grid].sum(), frames, retain_graph=True)
         touched = gradient.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist()
@@ -83,13 +83,18 @@ def test_wrong_size_is_named(tokenizer: VideoTokenizer) -> None:
         tokenizer.encode(video()[:, :, :16])
 
 
-def test_encoder_draws_what_the_decoder_draws(tokenizer: VideoTokenizer) -> None:
-    """The encoder's copy of the canvas is the decoder's: what it refines is what will be there."""
+def test_reconstruction_is_what_the_tokens_decode_to(tokenizer: VideoTokenizer) -> None:
     with torch.no_grad():
-        codes, drawn = tokenizer.codes(video(2))
-        assert torch.allclose(tokenizer.draw(codes), drawn, atol=1e-12)
-        tokens = tokenizer.quantizer.tokens(codes)
-        assert torch.allclose(tokenizer.decode(tokens), drawn.clamp(-1, 1), atol=1e-12)
+        drawn = tokenizer(video(2))
+        assert torch.allclose(tokenizer.decode(tokenizer.encode(video(2))), drawn.clamp(-1, 1), atol=1e-12)
+
+
+def test_tokens_do_not_depend_on_what_the_decoder_draws(tokenizer: VideoTokenizer) -> None:
+    """The same picture gives the same tokens, however well it was drawn before."""
+    before = tokenizer.encode(video())
+    for parameter in tokenizer.decoder.parameters():
+        torch.nn.init.normal_(parameter)
+    assert torch.equal(tokenizer.encode(video()), before)
 
 
 def test_what_is_drawn_is_carried_on(tokenizer: VideoTokenizer) -> None:
@@ -101,3 +106,24 @@ def test_what_is_drawn_is_carried_on(tokenizer: VideoTokenizer) -> None:
     assert torch.allclose(drawn[:, :, 0], torch.full((), 0.25, dtype=torch.float64))
     assert torch.allclose(drawn[:, :, 1:9], torch.full((), 0.5, dtype=torch.float64))
     assert torch.allclose(drawn[:, :, 9:], torch.full((), 0.75, dtype=torch.float64))
+
+
+def test_unevenness_is_of_the_codes_and_not_of_their_order() -> None:
+    quantizer = FiniteScalarQuantizer((4, 5, 8))
+    every = quantizer.codes(torch.arange(160))
+    assert quantizer.unevenness(every).item() == pytest.approx(0, abs=1e-12)
+    assert quantizer.unevenness(every[torch.randperm(160)].view(2, 80, 3)).item() == pytest.approx(0, abs=1e-12)
+    middle = torch.zeros(7, 3)
+    means = [-0.25, 0.0, -0.125]  # of -1, -1/2, 0, 1/2 and so on
+    squares = [(1 + 0.25 + 0.25) / 4, (1 + 0.25) * 2 / 5, (16 + 9 + 4 + 1 + 1 + 4 + 9) / 16 / 8]
+    expected = sum(value**2 for value in means + squares)
+    assert quantizer.unevenness(middle).item() == pytest.approx(expected)
+
+
+def test_unevenness_draws_codes_apart() -> None:
+    quantizer = FiniteScalarQuantizer((5, 5))
+    z = (torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * 0.4).requires_grad_()
+    quantizer.unevenness(quantizer(z)).backward()
+    assert z.grad is not None
+    outer = z.detach().abs() > 0.5
+    assert (z.grad * z.detach().sign())[outer].max() < 0

@@ -92,6 +92,29 @@ def test_stop_inside_a_logging_window_leaves_the_curve_unchanged(
     assert curve(stopped) == curve(whole)
 
 
+def test_a_compiled_run_learns_the_same_and_is_saved_the_same(
+    raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and run by torch itself, without the code generator, which takes a minute and a compiler."""
+    compiled: list[torch.nn.Module] = []
+
+    def traced(model: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(model)
+        return compile_with(model, backend="eager")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, compile=True))
+    run = tmp_path / "run"
+    assert train_run(run, config)
+    assert len(compiled) == 1
+    for ours, theirs in zip(curve(run), curve(compression_run), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    ours, theirs = (read_tensors(checkpoint_folders(r)[-1] / "model.safetensors") for r in (run, compression_run))
+    assert ours.keys() == theirs.keys()
+
+
 def test_sigterm_stops_after_the_step_and_resumes_exactly(
     raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

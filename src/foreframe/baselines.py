@@ -6,6 +6,7 @@ Token pairs are six grids: three of context, three to predict. None of these pre
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -29,33 +30,13 @@ Regime = Literal["teacher_forced", "autoregressive"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 NUM_CONTEXT_GRIDS = 3
 NUM_FUTURE_GRIDS = 3
-TOKEN_STATISTICS_VERSION = 1
+TOKEN_STATISTICS_VERSION = 2
 """Format version of `TokenStatistics.to_dict`."""
-CELL_STATISTICS_VERSION = 1
+CELL_STATISTICS_VERSION = 2
 """Format version of the file that `CellStatistics.save` writes."""
 
 _PIECE = 2**23
 """Entries of a table worked on at once; a table of the challenge's size has 65 million."""
-_INTEGERS = (torch.uint8, torch.int16, torch.int32)
-"""What `CellStatistics.save` writes whole numbers as: the first that holds them."""
-
-
-def copy_sources(grids: torch.Tensor, regime: Regime) -> torch.Tensor:
-    """The tokens a copy predicts: (..., 6, h, w) -> (..., 3, h, w).
-
-    Teacher-forced, each future grid repeats the true grid before it. Autoregressive, all three repeat the last context
-    grid; only the context is read then, so (..., 3, h, w) is enough. The latter is what is decoded to pixels.
-    """
-    last = NUM_CONTEXT_GRIDS - 1
-    if regime == "teacher_forced":
-        needed, sources = last + NUM_FUTURE_GRIDS, grids[..., last : last + NUM_FUTURE_GRIDS, :, :]
-    elif regime == "autoregressive":
-        needed, sources = NUM_CONTEXT_GRIDS, grids[..., [last] * NUM_FUTURE_GRIDS, :, :]
-    else:
-        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
-    if grids.ndim < 3 or grids.shape[-3] < needed:
-        raise InputError(f"a {regime} copy needs {needed} grids, got {tuple(grids.shape)}")
-    return sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +49,10 @@ class TokenStatistics:
     """How many pairs were seen."""
     counts: tuple[int, ...]
     """How often each of the V tokens occurs in the future grids."""
+    copy_grids: dict[Regime, tuple[int, ...]]
+    """For each of the three future grids, which of the six a copy repeats: of those known in a regime, the one whose
+    tokens come again most often. In a tokenizer whose grids differ in kind it is that of the same kind a block before,
+    in others the last one."""
     copy_rates: dict[Regime, tuple[float, ...]]
     """For each of the three future grids, the share of cells that equal their source (`copy_sources`)."""
     copy_weights: dict[Regime, tuple[float, ...]]
@@ -77,31 +62,55 @@ class TokenStatistics:
     def fit(cls, pairs: Iterable[torch.Tensor], *, vocab_size: int) -> TokenStatistics:
         """Count over pairs of grids, int (6, h, w) each, in one pass."""
         counts = torch.zeros(vocab_size, dtype=torch.int64)
-        copies = {regime: torch.zeros(NUM_FUTURE_GRIDS, vocab_size, dtype=torch.int64) for regime in REGIMES}
+        # copies[step][grid, z]: how often a cell of future grid `step` is z, and so is that cell of the earlier grid.
+        copies = [
+            torch.zeros(NUM_CONTEXT_GRIDS + step, vocab_size, dtype=torch.int64) for step in range(NUM_FUTURE_GRIDS)
+        ]
         num_pairs = num_cells = 0
         for pair in pairs:
             _check_pair(pair, vocab_size=vocab_size)
-            grids = pair.long().cpu()
-            future = grids[NUM_CONTEXT_GRIDS:].flatten(1)
-            counts += torch.bincount(future.flatten(), minlength=vocab_size)
-            for regime in REGIMES:
-                copied = copy_sources(grids, regime).flatten(1) == future
-                copies[regime].scatter_add_(1, future, copied.long())
+            grids = pair.long().cpu().flatten(1)
+            counts += torch.bincount(grids[NUM_CONTEXT_GRIDS:].flatten(), minlength=vocab_size)
+            for step, sums in enumerate(copies):
+                future, earlier = grids[NUM_CONTEXT_GRIDS + step], grids[: NUM_CONTEXT_GRIDS + step]
+                sums.scatter_add_(1, future.expand_as(earlier), (earlier == future).long())
             num_pairs += 1
-            num_cells += future.shape[1]
+            num_cells += grids.shape[1]
         if num_pairs == 0:
             raise InputError("no token pairs to fit the baselines to: the training split is empty")
         unigram = _smoothed(counts.numpy())
+        copy_grids: dict[Regime, tuple[int, ...]] = {}
+        copy_rates: dict[Regime, tuple[float, ...]] = {}
+        copy_weights: dict[Regime, tuple[float, ...]] = {}
+        for regime in REGIMES:
+            known = [sums[:NUM_CONTEXT_GRIDS] if regime == "autoregressive" else sums for sums in copies]
+            # Of equals the latest.
+            chosen = [len(sums) - 1 - int(sums.sum(1).flip(0).argmax()) for sums in known]
+            best = [sums[grid] for sums, grid in zip(known, chosen, strict=True)]
+            copy_grids[regime] = tuple(chosen)
+            copy_rates[regime] = tuple(int(step.sum()) / num_cells for step in best)
+            copy_weights[regime] = tuple(_copy_weight(step.numpy(), unigram, num_cells=num_cells) for step in best)
         return cls(
             vocab_size=vocab_size,
             num_pairs=num_pairs,
             counts=tuple(counts.tolist()),
-            copy_rates={regime: tuple((copies[regime].sum(1) / num_cells).tolist()) for regime in REGIMES},
-            copy_weights={
-                regime: tuple(_copy_weight(step, unigram, num_cells=num_cells) for step in copies[regime].numpy())
-                for regime in REGIMES
-            },
+            copy_grids=copy_grids,
+            copy_rates=copy_rates,
+            copy_weights=copy_weights,
         )
+
+    def copy_sources(self, grids: torch.Tensor, regime: Regime) -> torch.Tensor:
+        """The tokens that a copy predicts: (..., 6, h, w) -> (..., 3, h, w).
+
+        Teacher-forced, any grid before the future one may be repeated. Autoregressive, only the context is read, so
+        (..., 3, h, w) is enough.
+        """
+        if regime not in REGIMES:
+            raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
+        needed = NUM_CONTEXT_GRIDS + (NUM_FUTURE_GRIDS - 1 if regime == "teacher_forced" else 0)
+        if grids.ndim < 3 or grids.shape[-3] < needed:
+            raise InputError(f"a {regime} copy needs {needed} grids, got {tuple(grids.shape)}")
+        return grids[..., list(self.copy_grids[regime]), :, :]
 
     @cached_property
     def log_unigram(self) -> torch.Tensor:
@@ -115,6 +124,7 @@ class TokenStatistics:
             "vocab_size": self.vocab_size,
             "num_pairs": self.num_pairs,
             "counts": list(self.counts),
+            "copy_grids": {regime: list(self.copy_grids[regime]) for regime in REGIMES},
             "copy_rates": {regime: list(self.copy_rates[regime]) for regime in REGIMES},
             "copy_weights": {regime: list(self.copy_weights[regime]) for regime in REGIMES},
         }
@@ -142,6 +152,7 @@ class TokenStatistics:
             vocab_size=vocab_size,
             num_pairs=num_pairs,
             counts=tuple(counts),
+            copy_grids=_copy_grids(data.get("copy_grids"), where=f"{where}: copy_grids"),
             copy_rates=_regimes(data.get("copy_rates"), where=f"{where}: copy_rates", below_one=False),
             copy_weights=_regimes(data.get("copy_weights"), where=f"{where}: copy_weights", below_one=True),
         )
@@ -205,19 +216,19 @@ class CellStatistics:
         return _totals(self.counts)
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all: the tokens seen in each cell, with their counts."""
-        seen = [rows > 0 for rows in _pieces(self.counts)]
+        """Write a safetensors file, whole or not at all; the counts, mostly zeros, as zlib packs them."""
+        counts = self.counts.cpu().numpy().astype("<i4" if int(self.counts.max()) >= 2**15 else "<i2")
+        packed = zlib.compress(counts.tobytes(), level=9 if counts.nbytes <= _PIECE else 6)
         tensors = {
             "version": torch.tensor([CELL_STATISTICS_VERSION]),
             "shape": torch.tensor(self.counts.shape),
             "weight": torch.tensor([self.weight], dtype=torch.float64),
-            "num_tokens": torch.cat([rows.sum(1) for rows in seen]),
-            "tokens": torch.cat([rows.nonzero()[:, 1].int() for rows in seen]),
-            "counts": torch.cat([rows[mask] for rows, mask in zip(_pieces(self.counts), seen, strict=True)]),
+            "bytes_each": torch.tensor([counts.itemsize]),
+            "counts": torch.frombuffer(bytearray(packed), dtype=torch.uint8),
         }
         partial = path.with_name(f".{path.name}.partial")
         try:
-            save_tensors({name: _narrowest(tensor) for name, tensor in tensors.items()}, partial)
+            save_tensors(tensors, partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -228,7 +239,7 @@ class CellStatistics:
         if not path.exists():
             raise InputError(f"{path}: is missing, as in runs of earlier versions of foreframe; train anew")
         tensors = read_tensors(path)
-        if not set(tensors) >= {"version", "shape", "weight", "num_tokens", "tokens", "counts"}:
+        if "version" not in tensors or "shape" not in tensors:
             raise InputError(f"{path}: not the statistics of tokens per cell that training writes")
         if (version := tensors["version"].tolist()) != [CELL_STATISTICS_VERSION]:
             raise InputError(
@@ -239,25 +250,24 @@ class CellStatistics:
                 f"{path}: statistics of cells and tokens of size {shape}, but the model has {num_cells} cells and "
                 f"{vocab_size} tokens"
             )
-        num_tokens, tokens, counts = (tensors[name] for name in ("num_tokens", "tokens", "counts"))
-        weight = tensors["weight"].flatten().tolist()
-        if not (
-            all(x.ndim == 1 and x.dtype in _INTEGERS for x in (num_tokens, tokens, counts))
-            and len(num_tokens) == num_cells
-            and len(tokens) == len(counts) == int(num_tokens.sum()) > 0
-            and int(num_tokens.min()) >= 0
-            and 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size
-            and int(counts.min()) > 0
-            and len(weight) == 1
-            and 0 < weight[0] < math.inf
-        ):
-            raise InputError(f"{path}: damaged: its tokens, counts and weight do not fit together")
-        entries = torch.repeat_interleave(torch.arange(num_cells) * vocab_size, num_tokens.long()).add_(tokens)
-        if (entries[1:] <= entries[:-1]).any():
-            raise InputError(f"{path}: damaged: a cell's tokens are not in ascending order")
-        table = torch.zeros(num_cells, vocab_size, dtype=torch.int32)
-        table.view(-1)[entries] = counts.int()
-        return cls(counts=table, weight=weight[0])
+        damaged = InputError(f"{path}: damaged: its counts and weight do not fit together")
+        if not set(tensors) >= {"weight", "bytes_each", "counts"} or tensors["counts"].dtype != torch.uint8:
+            raise damaged
+        weight, bytes_each = tensors["weight"].flatten().tolist(), tensors["bytes_each"].flatten().tolist()
+        if bytes_each not in ([2], [4]) or len(weight) != 1 or not 0 < weight[0] < math.inf:
+            raise damaged
+        unpacker, size = zlib.decompressobj(), num_cells * vocab_size * bytes_each[0]
+        try:
+            # No more than belongs there, whatever the file would unpack to.
+            content = unpacker.decompress(tensors["counts"].numpy().tobytes(), size + 1)
+        except zlib.error:
+            raise damaged from None
+        if len(content) != size or not unpacker.eof:
+            raise damaged
+        counts = np.frombuffer(content, dtype=f"<i{bytes_each[0]}").astype(np.int32).reshape(num_cells, vocab_size)
+        if counts.min() < 0 or counts.max() == 0:
+            raise damaged
+        return cls(counts=torch.from_numpy(counts), weight=weight[0])
 
 
 def unigram_log_probs(statistics: TokenStatistics, targets: torch.Tensor) -> torch.Tensor:
@@ -302,8 +312,8 @@ def copy_log_probs(
     """Log-probability, in nats, of each target by copy with smoothing: (..., h, w) int twice -> float64.
 
     log(a [target = source] + (1 - a) unigram(target)), where `a` is the weight of `regime` for future grid `grid_step`
-    (0, 1 or 2), and `source` is that grid of `copy_sources`. A proper distribution over all V tokens of a cell, of
-    which only the target's entry is ever computed.
+    (0, 1 or 2), and `source` is that grid of `TokenStatistics.copy_sources`. A proper distribution over all V tokens
+    of a cell, of which only the target's entry is ever computed.
     """
     log_copy, log_rest = _log_weights(statistics, grid_step=grid_step, regime=regime)
     smoothing = log_rest + unigram_log_probs(statistics, targets)
@@ -446,13 +456,6 @@ def _pieces(table: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return table.split(max(1, _PIECE // table.shape[1]))
 
 
-def _narrowest(tensor: torch.Tensor) -> torch.Tensor:
-    """Whole numbers from 0 on in the smallest type that holds them; others as they are."""
-    if tensor.is_floating_point():
-        return tensor
-    return tensor.to(next(dtype for dtype in _INTEGERS if int(tensor.max()) <= torch.iinfo(dtype).max))
-
-
 def _log_weights(statistics: TokenStatistics, *, grid_step: int, regime: Regime) -> tuple[float, float]:
     """Logarithms of a and 1 - a."""
     if regime not in REGIMES:
@@ -475,6 +478,24 @@ def _regimes(data: object, *, where: str, below_one: bool) -> dict[Regime, tuple
         if not all(isinstance(x, int | float) and 0 <= x <= 1 and not (below_one and x == 1) for x in shares):
             raise InputError(f"{where} must be shares from 0 to 1{' exclusive' if below_one else ''}, got {shares!r}")
         result[regime] = tuple(map(float, shares))
+    return result
+
+
+def _copy_grids(data: object, *, where: str) -> dict[Regime, tuple[int, ...]]:
+    """Read which grid is copied in each regime to each future grid, or raise `InputError`."""
+    if not isinstance(data, dict) or set(data) != set(REGIMES):
+        raise InputError(f"{where} must hold {' and '.join(REGIMES)}")
+    result: dict[Regime, tuple[int, ...]] = {}
+    for regime in REGIMES:
+        grids = data[regime]
+        known = [NUM_CONTEXT_GRIDS + (step if regime == "teacher_forced" else 0) for step in range(NUM_FUTURE_GRIDS)]
+        if (
+            not isinstance(grids, list)
+            or len(grids) != NUM_FUTURE_GRIDS
+            or not all(type(grid) is int and 0 <= grid < below for grid, below in zip(grids, known, strict=True))
+        ):
+            raise InputError(f"{where} must name an earlier grid for each future one in {regime}, got {grids!r}")
+        result[regime] = tuple(grids)
     return result
 
 

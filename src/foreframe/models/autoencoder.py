@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from foreframe.errors import InputError, UsageError, require
+from foreframe.errors import InputError, require
 from foreframe.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -309,8 +308,6 @@ _SMALLEST_STD = 1e-4
 
 
 def _diffusers() -> Any:
-    if find_spec("diffusers") is None:
-        raise UsageError('a Wan autoencoder needs diffusers, which is not installed: pip install "foreframe[wan]"')
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     return AutoencoderKLWan

@@ -6,18 +6,18 @@ Files are PEFT's own: `adapter_config.json` and `adapter_model.safetensors`, whi
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora.layer import LoraLayer
 
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.models.weights import read_tensors, save_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from peft import LoraConfig
     from torch import nn
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -31,6 +31,10 @@ _PREFIX = "base_model.model."
 
 def lora_config(rank: int, *, base: str | None = None) -> LoraConfig:
     """PEFT's description: scale 1 (alpha is the rank), no dropout, PEFT's initialisation, whose B is zero."""
+    if find_spec("peft") is None:
+        raise UsageError('adapters need peft, which is not installed: pip install "foreframe[wan]"')
+    from peft import LoraConfig
+
     return LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -43,7 +47,10 @@ def lora_config(rank: int, *, base: str | None = None) -> LoraConfig:
 
 def add_lora(model: nn.Module, rank: int) -> None:
     """Put float32 adapters, initialised by torch's global generator, around the projections; they alone train then."""
-    inject_adapter_in_model(lora_config(rank), model, adapter_name=_ADAPTER)
+    config = lora_config(rank)
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
     for name, parameter in model.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
@@ -97,6 +104,8 @@ def read_lora(folder: Path, *, rank: int) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
     """Add each adapter to its layer's weight, in float32 and then rounded once, and take the adapters away."""
+    from peft.tuners.lora.layer import LoraLayer
+
     for name, module in list(model.named_modules()):
         if not isinstance(module, LoraLayer):
             continue

@@ -4,8 +4,10 @@ The block structure is that of NVIDIA's Cosmos DV8x8x8 tokenizer, whose tokens t
 from frame 0 alone, grid t from frames up to 8t, and one cell covers 8x8 pixels. Blocks of 17 frames are
 independent of each other.
 
-Inside, it works as a video codec does: the decoder keeps what it has drawn, each grid tells what is to change in it,
-and the encoder sees what the decoder has. So what stands still is drawn better with every grid, instead of three times.
+Inside, encoder and decoder each carry on from grid to grid: the one what it has seen, the other what it has drawn, so
+that what stands still is drawn better with every grid, instead of three times. The encoder does not see what the
+decoder has drawn, as in a video codec it would: corrections of past rounding are as good as noise to whoever wants to
+predict them, while the same picture seen again gives the same tokens again (docs/log.md has both in numbers).
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
+        self.num_levels = levels
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         basis = [math.prod(levels[:index]) for index in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
@@ -79,6 +82,20 @@ class FiniteScalarQuantizer(nn.Module):
         bounded = self._bound(z)
         rounded = bounded + (bounded.round() - bounded).detach()
         return rounded / (self.levels // 2)
+
+    def unevenness(self, codes: torch.Tensor) -> torch.Tensor:
+        """How far codes (..., num_levels) are from using all levels alike, differentiably; 0 if they do.
+
+        Squared differences of the codes' mean and mean square from those of the levels, summed over dimensions. Left
+        to themselves codes gather in the middle: in five dimensions they then tell a bit less than they could.
+        """
+        total = codes.new_zeros(())
+        for dimension, num in zip(codes.flatten(0, -2).unbind(-1), self.num_levels, strict=True):
+            levels = [(level - num // 2) / (num // 2) for level in range(num)]
+            for power in (1, 2):
+                wanted = sum(level**power for level in levels) / num
+                total = total + (dimension.pow(power).mean() - wanted).square()
+        return total
 
     def tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (..., num_levels) to integers (...)."""
@@ -119,7 +136,7 @@ class VideoTokenizer(nn.Module):
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Video (B, 3, 17, H, W) in [-1, 1] to tokens (B, 3, H/8, W/8), int64."""
-        return self.quantizer.tokens(self.codes(video)[0])
+        return self.quantizer.tokens(self.codes(video))
 
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (B, 3, h, w) to video (B, 3, 17, 8h, 8w), clamped to [-1, 1]."""
@@ -127,10 +144,10 @@ class VideoTokenizer(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """Reconstruct (B, 3, 17, H, W) through the quantiser, differentiably and not clamped."""
-        return self.codes(video)[1]
+        return self.draw(self.codes(video))
 
-    def codes(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video (B, 3, 17, H, W) to codes (B, 3, h, w, num_levels) in [-1, 1], and what the decoder makes of them."""
+    def codes(self, video: torch.Tensor) -> torch.Tensor:
+        """Video (B, 3, 17, H, W) to codes (B, 3, h, w, num_levels) in [-1, 1]."""
         _, channels, num_frames, height, width = video.shape
         if channels != 3 or num_frames != BLOCK_FRAMES or height % CELL or width % CELL:
             raise ValueError(
@@ -138,34 +155,41 @@ class VideoTokenizer(nn.Module):
                 f"not {tuple(video.shape)}"
             )
         patches = _patchify(video.to(_working_dtype(video)))
-        canvas = self.decoder.blank(len(video), height // CELL, width // CELL, like=video)
+        carried = _blank(self.config, len(video), height // CELL, width // CELL, like=patches)
         grids: list[torch.Tensor] = []
-        groups: list[torch.Tensor] = []
         for group in (patches[:, :1].expand(-1, _GROUP, -1, -1, -1), *patches[:, 1:].split(_GROUP, 1)):
-            grids.append(self.quantizer(self.encoder(group.flatten(1, 2), canvas).movedim(1, -1).to(video.dtype)))
-            drawn, canvas = self.decoder(grids[-1].movedim(-1, 1), canvas)
-            groups.append(drawn)
-        return torch.stack(grids, 1), _join(groups)
+            z, carried = self.encoder(group, carried)
+            grids.append(self.quantizer(z.movedim(1, -1).to(video.dtype)))
+        return torch.stack(grids, 1)
 
     def draw(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, 3, h, w, num_levels) to video (B, 3, 17, 8h, 8w), not clamped."""
-        canvas = self.decoder.blank(len(codes), *codes.shape[2:4], like=codes)
+        carried = _blank(self.config, len(codes), *codes.shape[2:4], like=codes)
         groups: list[torch.Tensor] = []
         for grid in codes.unbind(1):
-            drawn, canvas = self.decoder(grid.movedim(-1, 1), canvas)
+            drawn, carried = self.decoder(grid.movedim(-1, 1), carried)
             groups.append(drawn)
         return _join(groups)
 
 
-class _Canvas(NamedTuple):
-    """What the decoder has drawn so far, in patches and in its own features; the encoder sees it too."""
+class _Carried(NamedTuple):
+    """What the encoder, or the decoder, keeps from one group of frames to the next."""
 
     picture: torch.Tensor
-    """(B, 48, H/4, W/4): the last frame."""
+    """(B, 48, H/4, W/4): the last frame that it saw, or drew."""
     fine: torch.Tensor
-    """(B, fine_width, H/4, W/4)."""
+    """(B, fine_width, H/4, W/4): its features."""
     coarse: torch.Tensor
     """(B, coarse_width, H/8, W/8)."""
+
+
+def _blank(config: TokenizerConfig, num: int, height: int, width: int, *, like: torch.Tensor) -> _Carried:
+    """Nothing yet, for `num` blocks of height x width cells."""
+    return _Carried(
+        picture=like.new_zeros(num, _PATCH_CHANNELS, 2 * height, 2 * width),
+        fine=like.new_zeros(num, config.fine_width, 2 * height, 2 * width, dtype=_working_dtype(like)),
+        coarse=like.new_zeros(num, config.coarse_width, height, width, dtype=_working_dtype(like)),
+    )
 
 
 class _ResidualBlock(nn.Module):
@@ -186,7 +210,7 @@ def _stage(width: int, num_blocks: int) -> nn.Sequential:
 
 
 class _Encoder(nn.Module):
-    """A group of frames in patches (B, 384, H/4, W/4) and the canvas to unquantised codes (B, num_levels, h, w)."""
+    """A group of frames in patches (B, 8, 48, H/4, W/4) to unquantised codes (B, num_levels, h, w)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -198,18 +222,18 @@ class _Encoder(nn.Module):
         self.coarse = _stage(coarse, config.num_blocks)
         self.head = nn.Conv2d(coarse, len(config.levels), 1)
 
-    def forward(self, group: torch.Tensor, canvas: _Canvas) -> torch.Tensor:
-        x = self.fine(self.stem(torch.cat([group, canvas.picture.to(group.dtype), canvas.fine], 1)))
-        x = self.coarse(self.join(torch.cat([self.down(x), canvas.coarse], 1)))
-        return self.head(F.silu(x))
+    def forward(self, group: torch.Tensor, carried: _Carried) -> tuple[torch.Tensor, _Carried]:
+        fine = self.fine(self.stem(torch.cat([group.flatten(1, 2), carried.picture, carried.fine], 1)))
+        coarse = self.coarse(self.join(torch.cat([self.down(fine), carried.coarse], 1)))
+        return self.head(F.silu(coarse)), _Carried(picture=group[:, -1], fine=fine, coarse=coarse)
 
 
 class _Decoder(nn.Module):
-    """Codes (B, num_levels, h, w) and the canvas to a group of frames in patches and the canvas after it."""
+    """Codes (B, num_levels, h, w) to a group of frames in patches (B, 8, 48, H/4, W/4)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        self.widths = fine, coarse = config.fine_width, config.coarse_width
+        fine, coarse = config.fine_width, config.coarse_width
         self.stem = nn.Conv2d(len(config.levels) + coarse, coarse, 3, padding=1)
         self.coarse = _stage(coarse, config.num_blocks)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
@@ -217,23 +241,14 @@ class _Decoder(nn.Module):
         self.fine = _stage(fine, config.num_blocks)
         self.head = nn.Conv2d(fine, _GROUP * _PATCH_CHANNELS, 1)
 
-    def blank(self, num: int, height: int, width: int, *, like: torch.Tensor) -> _Canvas:
-        """Nothing drawn yet, for `num` blocks of height x width cells."""
-        fine, coarse = self.widths
-        return _Canvas(
-            picture=like.new_zeros(num, _PATCH_CHANNELS, 2 * height, 2 * width),
-            fine=like.new_zeros(num, fine, 2 * height, 2 * width, dtype=_working_dtype(like)),
-            coarse=like.new_zeros(num, coarse, height, width, dtype=_working_dtype(like)),
-        )
-
-    def forward(self, codes: torch.Tensor, canvas: _Canvas) -> tuple[torch.Tensor, _Canvas]:
-        coarse = self.coarse(self.stem(torch.cat([codes.to(canvas.coarse.dtype), canvas.coarse], 1)))
+    def forward(self, codes: torch.Tensor, carried: _Carried) -> tuple[torch.Tensor, _Carried]:
+        coarse = self.coarse(self.stem(torch.cat([codes.to(carried.coarse.dtype), carried.coarse], 1)))
         x = F.pixel_shuffle(self.up(F.silu(coarse)), 2)
-        fine = self.fine(self.join(torch.cat([x, canvas.fine, canvas.picture.to(x.dtype)], 1)))
+        fine = self.fine(self.join(torch.cat([x, carried.fine, carried.picture.to(x.dtype)], 1)))
         # Every frame is the last one drawn and what is to change in it.
         change = self.head(F.silu(fine)).unflatten(1, (_GROUP, _PATCH_CHANNELS))
-        drawn = canvas.picture[:, None] + change.to(canvas.picture.dtype)
-        return drawn, _Canvas(picture=drawn[:, -1], fine=fine, coarse=coarse)
+        drawn = carried.picture[:, None] + change.to(carried.picture.dtype)
+        return drawn, _Carried(picture=drawn[:, -1], fine=fine, coarse=coarse)
 
 
 def _working_dtype(like: torch.Tensor) -> torch.dtype:

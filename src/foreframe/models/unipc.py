@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-from foreframe.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +19,6 @@ def unipc_steps(sigmas: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], 
         sigmas: (N + 1,) from 1 to 0. They are used as they are, but for the first: at 1 the logarithm of the
             signal-to-noise ratio is infinite, so diffusers lowers it by 1e-6.
     """
-    if find_spec("diffusers") is None:
-        raise UsageError('the solver unipc needs diffusers, which is not installed: pip install "foreframe[wan]"')
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     # Its own shift stays 1, which changes nothing: the levels come shifted.

@@ -152,7 +152,8 @@ class CompressionTrack:
     def predictors(self) -> dict[str, str]:
         """See `Track`."""
         return {
-            "copy": "repeats the token of the same cell, smoothed with training frequencies (weight fitted on train)",
+            "copy": "repeats the same cell's token of an earlier grid, smoothed with training frequencies "
+            "(which grid, and the weight, fitted on train)",
             "unigram": "training frequencies of the tokens, the same for every cell",
             "cell_unigram": "training frequencies of the tokens in each cell (smoothing fitted on train)",
             "copy_last": "the last observed frame again",
@@ -362,7 +363,7 @@ class CompressionTrack:
             }
 
         def copy(regime: baselines.Regime) -> dict[str, torch.Tensor]:
-            source = baselines.copy_sources(tokens, regime)
+            source = common.copy_sources(tokens, regime)
             steps = [
                 (
                     baselines.copy_log_probs(common, source[:, step], truth[:, step], grid_step=step, regime=regime),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
@@ -49,13 +49,16 @@ class ReconstructionConfig:
     loss: Literal["decibel", "squared"] = "decibel"
     """`decibel`: mean over frames of the squared error's logarithm, so that each counts as it does in the mean PSNR;
     `squared`: the squared error itself, of which frames that are hard to draw have most."""
+    even_usage: float = 1.0
+    """Weight, beside the loss, of what draws a tokenizer towards using all levels alike
+    (`FiniteScalarQuantizer.unevenness`)."""
     decode_once: bool = False
     """Keep every frame decoded, at `size`, in the run's cache: for many passes over data that fits on the disk."""
     start_from: str | None = None
     """Shipped model or run whose weights training starts from; None for a fresh initialisation."""
 
     def __post_init__(self) -> None:
-        require(self, clip_stride=(1, math.inf), size=(CELL, math.inf))
+        require(self, clip_stride=(1, math.inf), size=(CELL, math.inf), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
@@ -162,10 +165,20 @@ class ReconstructionTrack:
     def loss(self, model: Reconstructor, batch: Batch) -> Loss:
         """Error of the frames, straight through the quantiser where there is one."""
         video = _video(batch)
-        by_frame = (model(video).float() - video).square().mean((1, 3, 4))
-        squared = by_frame.mean()
-        value = squared if self.config.loss == "squared" else (by_frame + _NO_ERROR).log().mean()
-        return Loss(value=value, logs={"squared_error": squared.detach()})
+        logs: dict[str, torch.Tensor] = {}
+        unevenness = video.new_zeros(())
+        if isinstance(self.config.model, TokenizerConfig):  # and not the model: it may come compiled
+            tokenizer = cast("VideoTokenizer", model)
+            codes = tokenizer.codes(video)
+            drawn = tokenizer.draw(codes)
+            unevenness = tokenizer.quantizer.unevenness(codes)
+            logs["unevenness"] = unevenness.detach()
+        else:
+            drawn = model(video)
+        by_frame = (drawn.float() - video).square().mean((1, 3, 4))
+        logs["squared_error"] = by_frame.mean().detach()
+        value = by_frame.mean() if self.config.loss == "squared" else (by_frame + _NO_ERROR).log().mean()
+        return Loss(value=value + self.config.even_usage * unevenness, logs=logs)
 
     @torch.no_grad()
     def predict(self, model: Reconstructor, batch: Batch, *, quick: bool = False) -> torch.Tensor:

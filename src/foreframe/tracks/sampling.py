@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +18,7 @@ from foreframe.data.encoding import read_encoding
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.encode import LatentEncoder, latents_of, load_autoencoder
-from foreframe.errors import InputError, UsageError, require
+from foreframe.errors import InputError, require
 from foreframe.flow import (
     FlowConfig,
     draw_timesteps,
@@ -274,9 +273,6 @@ class SamplingTrack:
 
     def build(self) -> StateConditionedWan:
         """See `Track`; the base's weights are read if it has a base, and the empty prompt's embedding made or read."""
-        missing = " and ".join(name for name in ("diffusers", "peft") if find_spec(name) is None)
-        if missing:
-            raise UsageError(f'this track needs {missing}, which is not installed: pip install "foreframe[wan]"')
         from foreframe.models.prompt import prompt_row
         from foreframe.models.wan import StateConditionedWan
 
