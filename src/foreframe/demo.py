@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECIPE = "compression_tiny"
-SAMPLING = "sampling_tiny"
 PAGE = "report.html"
 NUM_CLIPS = 48
 """Of the sample's 104, evenly spaced over all rooms: neighbours share half of what is predicted."""
@@ -43,7 +42,7 @@ def demo(out: Path, *, num_steps: int | None = None) -> bool:
         except ValueError as error:
             raise UsageError(f"demo: {error}") from error
     make_folder(out)
-    scratch, shipped, sampling, cache = (out / name for name in ("from_scratch", "shipped", "sampling", "cache"))
+    scratch, shipped, cache = out / "from_scratch", out / "shipped", out / "cache"
     say("sample: simulated robot video, train and val filmed in different rooms")
     say(f"training {RECIPE} from scratch for {config.train.num_steps} steps (first the video becomes tokens)")
     if not train_run(scratch, config, cache=cache):
@@ -57,12 +56,6 @@ def demo(out: Path, *, num_steps: int | None = None) -> bool:
         settings = replace(config.inference, max_clips=NUM_CLIPS)
         content = evaluate_run(run, data=sample_data(), inference=settings, cache=cache)
         print_scores(content, title=run.name)
-    if SAMPLING in shipped_runs():
-        copy_shipped(SAMPLING, sampling)
-        runs.append(sampling)
-        say(f"the other track: {SAMPLING} draws twenty futures for each clip")
-        settings = replace(RECIPES[SAMPLING]().inference, wrong_states=())
-        print_scores(evaluate_run(sampling, data=sample_data(), inference=settings, cache=cache), title=sampling.name)
     write_report(runs, out / PAGE, title="foreframe demo")
     say("done; open this page in a browser:")
     print((out / PAGE).resolve())
