@@ -97,5 +97,5 @@ def sampling_tiny() -> RunConfig:
         optim=OptimConfig(
             learning_rate=1e-3, warmup_steps=200, schedule="cosine", betas=(0.9, 0.99), weight_decay=0.01
         ),
-        inference=InferenceConfig(batch_size=4, wrong_states=("shuffled", "frozen", "mirrored")),
+        inference=InferenceConfig(batch_size=4, wrong_states=("shuffled",)),
     )
