@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes everything that ships inside the package: the sample, the tokenizer, the autoencoder, and the trained models
-# of both tracks. About five hours on two CPU cores. Run it in a checkout whose .venv `make test` has built; pieces
-# that are already in $WORK are not made again.
+# Makes what ships inside the package: the sample, the tokenizer, the autoencoder and the trained compression_tiny.
+# Four to five hours on two CPU cores, by the sum of its parts. Run it in a checkout whose .venv `make test` has built;
+# pieces that are already in $WORK are not made again. The tokenizer and the autoencoder that ship now were made
+# otherwise, by the commands in weights/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WORK=${WORK:-out/shipped}
@@ -23,7 +24,7 @@ rm $PACKAGE/sample/*/sim/poses_*.npy # for their size
 export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=100000000
 ship() { rm -rf "$PACKAGE/weights/$2" && $FOREFRAME export "$WORK/$1" --out "$PACKAGE/weights/$2"; }
 
-# 3. The tokenizer and the autoencoder. (The tokenizer that ships came to this in three pieces: weights/README.md.)
+# 3. The tokenizer and the autoencoder.
 $FOREFRAME train tokenizer_tiny --out "$WORK/tokenizer" --data "$WORK/data" --track.decode-once \
     --optim.warmup-steps 100 --train.num-steps 6000 --train.precision bf16 --train.seed 6 \
     --train.validate-every 500 --train.checkpoint-every 200 --train.log-every 20 --train.num-val-clips 48
@@ -31,11 +32,9 @@ ship tokenizer tokenizer_tiny
 $FOREFRAME train autoencoder_tiny --out "$WORK/autoencoder" --data "$WORK/data" --track.decode-once --train.seed 5
 ship autoencoder autoencoder_tiny
 
-# 4. Each track's model, on what those make of the video.
+# 4. The transformer, on the tokens.
 $FOREFRAME data encode "$WORK/data" --out "$WORK/tokens"
 $FOREFRAME train compression_tiny --out "$WORK/compression" --data "$WORK/tokens" \
     --optim.warmup-steps 100 --train.seed 8 --train.num-steps 2400 --train.global-batch-size 8 --train.micro-batch-size 8 \
     --train.precision bf16 --train.compile --train.validate-every 800 --train.checkpoint-every 200 --train.log-every 20 --train.num-val-clips 48
 ship compression compression_tiny
-$FOREFRAME train sampling_tiny --out "$WORK/sampling" --data "$WORK/data" --train.seed 7
-ship sampling sampling_tiny

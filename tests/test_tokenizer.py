@@ -85,7 +85,8 @@ def test_wrong_size_is_named(tokenizer: VideoTokenizer) -> None:
 
 def test_reconstruction_is_what_the_tokens_decode_to(tokenizer: VideoTokenizer) -> None:
     with torch.no_grad():
-        drawn = tokenizer(video(2))
+        drawn, unevenness = tokenizer(video(2))
+        assert unevenness == tokenizer.quantizer.unevenness(tokenizer.codes(video(2)))
         assert torch.allclose(tokenizer.decode(tokenizer.encode(video(2))), drawn.clamp(-1, 1), atol=1e-12)
 
 

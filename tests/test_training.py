@@ -96,11 +96,11 @@ def test_a_compiled_run_learns_the_same_and_is_saved_the_same(
     raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and run by torch itself, without the code generator, which takes a minute and a compiler."""
-    compiled: list[torch.nn.Module] = []
+    compiled: list[object] = []
 
-    def traced(model: torch.nn.Module) -> torch.nn.Module:
-        compiled.append(model)
-        return compile_with(model, backend="eager")
+    def traced(what: object) -> object:
+        compiled.append(what)
+        return compile_with(what, backend="eager")
 
     compile_with = torch.compile
     monkeypatch.setattr(torch, "compile", traced)
@@ -108,11 +108,27 @@ def test_a_compiled_run_learns_the_same_and_is_saved_the_same(
     config = replace(config, train=replace(config.train, compile=True))
     run = tmp_path / "run"
     assert train_run(run, config)
-    assert len(compiled) == 1
+    assert sum(isinstance(what, torch.nn.Module) for what in compiled) == 1
     for ours, theirs in zip(curve(run), curve(compression_run), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     ours, theirs = (read_tensors(checkpoint_folders(r)[-1] / "model.safetensors") for r in (run, compression_run))
     assert ours.keys() == theirs.keys()
+
+
+def test_a_machine_that_cannot_compile_says_so_first(
+    raw_root: Path, tokenizer_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(_what: object) -> object:
+        def call(*_arguments: object) -> object:
+            raise RuntimeError("No working C++ compiler found in ('g++',)\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, compile=True))
+    with pytest.raises(UsageError, match=r"train\.compile: .*No working C\+\+ compiler .*leave the option out$"):
+        train_run(tmp_path / "run", config)
 
 
 def test_sigterm_stops_after_the_step_and_resumes_exactly(

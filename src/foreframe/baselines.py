@@ -218,7 +218,7 @@ class CellStatistics:
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all; the counts, mostly zeros, as zlib packs them."""
         counts = self.counts.cpu().numpy().astype("<i4" if int(self.counts.max()) >= 2**15 else "<i2")
-        packed = zlib.compress(counts.tobytes(), level=9 if counts.nbytes <= _PIECE else 6)
+        packed = zlib.compress(counts.tobytes())
         tensors = {
             "version": torch.tensor([CELL_STATISTICS_VERSION]),
             "shape": torch.tensor(self.counts.shape),

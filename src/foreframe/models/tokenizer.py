@@ -72,7 +72,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.num_levels = levels
+        self._sizes = levels
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         basis = [math.prod(levels[:index]) for index in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
@@ -90,7 +90,7 @@ class FiniteScalarQuantizer(nn.Module):
         to themselves codes gather in the middle: in five dimensions they then tell a bit less than they could.
         """
         total = codes.new_zeros(())
-        for dimension, num in zip(codes.flatten(0, -2).unbind(-1), self.num_levels, strict=True):
+        for dimension, num in zip(codes.flatten(0, -2).unbind(-1), self._sizes, strict=True):
             levels = [(level - num // 2) / (num // 2) for level in range(num)]
             for power in (1, 2):
                 wanted = sum(level**power for level in levels) / num
@@ -142,9 +142,13 @@ class VideoTokenizer(nn.Module):
         """Tokens (B, 3, h, w) to video (B, 3, 17, 8h, 8w), clamped to [-1, 1]."""
         return self.draw(self.quantizer.codes(tokens).to(self.decoder.head.weight.dtype)).clamp(-1, 1)
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Reconstruct (B, 3, 17, H, W) through the quantiser, differentiably and not clamped."""
-        return self.draw(self.codes(video))
+    def forward(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruct (B, 3, 17, H, W) through the quantiser, differentiably and not clamped.
+
+        With it the `FiniteScalarQuantizer.unevenness` of the codes, a scalar.
+        """
+        codes = self.codes(video)
+        return self.draw(codes), self.quantizer.unevenness(codes)
 
     def codes(self, video: torch.Tensor) -> torch.Tensor:
         """Video (B, 3, 17, H, W) to codes (B, 3, h, w, num_levels) in [-1, 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -163,18 +163,14 @@ class ReconstructionTrack:
         return model
 
     def loss(self, model: Reconstructor, batch: Batch) -> Loss:
-        """Error of the frames, straight through the quantiser where there is one."""
+        """Error of the frames, straight through the quantiser where there is one, whose uneven usage counts as well."""
         video = _video(batch)
         logs: dict[str, torch.Tensor] = {}
+        drawn: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = model(video)
         unevenness = video.new_zeros(())
-        if isinstance(self.config.model, TokenizerConfig):  # and not the model: it may come compiled
-            tokenizer = cast("VideoTokenizer", model)
-            codes = tokenizer.codes(video)
-            drawn = tokenizer.draw(codes)
-            unevenness = tokenizer.quantizer.unevenness(codes)
+        if isinstance(drawn, tuple):
+            drawn, unevenness = drawn
             logs["unevenness"] = unevenness.detach()
-        else:
-            drawn = model(video)
         by_frame = (drawn.float() - video).square().mean((1, 3, 4))
         logs["squared_error"] = by_frame.mean().detach()
         value = by_frame.mean() if self.config.loss == "squared" else (by_frame + _NO_ERROR).log().mean()

@@ -120,6 +120,8 @@ def train(
     the training data in every checkpoint.
     """
     num_micro_batches = accumulation_steps(config, accelerator.num_processes)
+    if config.compile:
+        _check_compiler(accelerator.device)
     torch.manual_seed(config.seed)
     model = track.build()
     optimizer = build_optimizer(model, optim)
@@ -188,6 +190,18 @@ def _journal(
         return
     with Journal(run, first_step=done.step, num_steps=config.num_steps, elapsed=done.elapsed, label=label) as journal:
         yield journal
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile a line, so that a machine that cannot says so before an hour of preparation and not after."""
+    try:
+        torch.compile(torch.square)(torch.ones(1, device=device))
+    except Exception as error:  # whatever a compiler, its driver or the system raises
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"train.compile: torch.compile does not work here ({reason}); a CPU needs a C++ compiler (Debian: apt-get "
+            "install g++), or leave the option out"
+        ) from error
 
 
 def _check_finite(model: nn.Module, step: int) -> None:
