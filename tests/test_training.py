@@ -19,12 +19,13 @@ from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write
 from foreframe.config import save_config
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
-from foreframe.encode import TokenEncoder, encode_folder
+from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig
 from foreframe.inference.autoregressive import RolloutConfig
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors
+from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, open_run, train_run
 from foreframe.train import loop
 from foreframe.train.checkpoint import seal
@@ -343,3 +344,47 @@ def test_a_checkpoint_without_cell_statistics_says_what_to_do(compression_run: P
     seal(newest)
     with pytest.raises(InputError, match=r"cells\.safetensors: is missing, .* train anew"):
         open_run(tmp_path / "run")
+
+
+def test_a_decoder_trained_alone_draws_the_same_tokens_better(
+    raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path
+) -> None:
+    """So what was trained on the tokens goes on to work with the new decoder."""
+    config = tiny_tokenizer_config(raw_root)
+    track = replace(config.track, start_from=str(tokenizer_run), freeze_encoder=True)  # pyright: ignore[reportCallIssue]
+    run = tmp_path / "tokenizer"
+    assert train_run(run, replace(config, track=track))
+    before, after = (load_tokenizer(str(folder)) for folder in (tokenizer_run, run))
+    assert before[1] == after[1]
+    for name, value in after[0].state_dict().items():
+        same = torch.equal(value, before[0].state_dict()[name])
+        assert same == name.startswith("encoder."), name
+    first, last = (next(line["loss"] for line in reversed(curve(r)) if "loss" in line) for r in (tokenizer_run, run))
+    assert last < first
+    moved = tmp_path / "compression"
+    shutil.copytree(compression_run, moved)
+    description = moved / "config.json"
+    description.write_text(description.read_text().replace(str(tokenizer_run), str(run)))
+    assert str(run) in description.read_text()
+    assert open_run(moved).checkpoint
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder_tiny", "tokenizer_tiny"])
+def test_only_a_known_encoder_can_be_frozen(recipe: str) -> None:
+    with pytest.raises(ValueError, match="freeze_encoder needs a tokenizer, and start_from"):
+        replace(RECIPES[recipe]().track, freeze_encoder=True)
+
+
+def test_imitated_bfloat16_is_announced(
+    raw_root: Path,
+    tokenizer_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, precision="bf16", num_steps=1))
+    for fast in (True, False):
+        monkeypatch.setattr(loop, "has_fast_bfloat16", lambda _device, fast=fast: fast)
+        assert train_run(tmp_path / str(fast), config)
+        assert ("--train.precision no" in capfd.readouterr().err) == (not fast)

@@ -71,7 +71,7 @@ class TokenEncoder:
 
     tokenizer: AnyTokenizer
     weights: str
-    """SHA-256 of its weights."""
+    """SHA-256 of what makes the tokens: `VideoTokenizer.encoder_hash`, or of Cosmos' files."""
     size: int
     """Side of the frames in pixels when tokenised: the video's own divided by a whole number."""
 
@@ -125,11 +125,14 @@ class LatentEncoder:
 
 
 def load_tokenizer(name: str) -> tuple[AnyTokenizer, str]:
-    """The tokenizer of a shipped model, a run folder or a folder with Cosmos' TorchScript files, and its SHA-256."""
+    """The tokenizer of a shipped model, a run folder or a folder with Cosmos' TorchScript files, and a SHA-256.
+
+    Of ours it is the encoder's: another decoder draws the same tokens.
+    """
     if is_cosmos(Path(name)):
         return CosmosTokenizer(Path(name)), cosmos_hash(Path(name))
-    folder = find_weights(name)
-    return load_model(folder, VideoTokenizer), weights_hash(folder)
+    tokenizer = load_model(find_weights(name), VideoTokenizer)
+    return tokenizer, tokenizer.encoder_hash
 
 
 def holds_autoencoder(name: str) -> bool:

@@ -230,7 +230,7 @@ def export_run(folder: Path, out: Path) -> None:
 def _without_paths(config: RunConfig) -> RunConfig:
     """The configuration without where its data and first weights lay; a tokenizer of one's own is still needed."""
     if isinstance(config.track, ReconstructionConfig):
-        config = replace(config, track=replace(config.track, start_from=None))
+        config = replace(config, track=replace(config.track, start_from=None, freeze_encoder=False))
     return config if config.data == "sample" else replace(config, data=None)
 
 

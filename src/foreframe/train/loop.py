@@ -134,6 +134,8 @@ def train(
     schedule = BatchSchedule(num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed)
     step, window = done.step, list(done.window)
     with _stop_requested() as stop, _journal(run, done, config, accelerator, label=label) as journal:
+        if journal is not None and config.precision == "bf16" and not has_fast_bfloat16(accelerator.device):
+            journal.say("this CPU has no bfloat16 arithmetic and imitates it: --train.precision no will be far faster")
         batches = iter(
             training_batches(
                 train_clips,
@@ -202,6 +204,12 @@ def _check_compiler(device: torch.device) -> None:
             f"train.compile: torch.compile does not work here ({reason}); a CPU needs a C++ compiler (Debian: apt-get "
             "install g++), or leave the option out"
         ) from error
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself; a CPU without AVX-512 or its like takes a hundred times as long."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type != "cpu" or supported is None or bool(supported())
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

@@ -1,0 +1,38 @@
+"""Detail carried from the last observed frame: all of it where nothing changed, none where something else is drawn."""
+
+from __future__ import annotations
+
+import torch
+
+from foreframe.inference.detail import carry_detail
+
+
+def frames(*, seed: int) -> torch.Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+def test_a_still_frame_comes_out_as_it_was_observed() -> None:
+    decoded, observed = frames(seed=1), frames(seed=2)
+    still = decoded[:, :, None].expand(-1, -1, 4, -1, -1)
+    carried = carry_detail(still, decoded, observed, tolerance=0.1)
+    assert torch.allclose(carried, observed[:, :, None].expand_as(still), atol=1e-6)
+    assert torch.equal(carry_detail(still, decoded, observed, tolerance=0), still)
+
+
+def test_each_place_counts_for_itself() -> None:
+    decoded, observed = frames(seed=1), frames(seed=2)
+    predicted = decoded[:, :, None].repeat(1, 1, 2, 1, 1)
+    predicted[:, :, 1, :, 8:] += 1  # in the second frame the right half shows something else
+    carried = carry_detail(predicted, decoded, observed, tolerance=0.1)
+    assert torch.allclose(carried[:, :, 0], observed, atol=1e-6)
+    assert torch.allclose(carried[:, :, 1, :, :6], observed[..., :6], atol=1e-6)
+    assert torch.allclose(carried[:, :, 1, :, 10:], predicted[:, :, 1, :, 10:], atol=1e-6)
+
+
+def test_weight_is_that_of_the_window_around_a_pixel() -> None:
+    decoded, observed = frames(seed=1).double(), frames(seed=2).double()
+    predicted = (decoded + 0.1 * frames(seed=3))[:, :, None]
+    carried = carry_detail(predicted, decoded, observed, tolerance=0.05)
+    window = (predicted[1, :, 0, 3:8, 5:10] - decoded[1, :, 3:8, 5:10]).square().mean()
+    wanted = predicted[1, :, 0, 5, 7] + torch.exp(-window / (2 * 0.05**2)) * (observed - decoded)[1, :, 5, 7]
+    assert torch.allclose(carried[1, :, 0, 5, 7], wanted, atol=1e-12)
