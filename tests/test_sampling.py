@@ -148,29 +148,30 @@ def test_prediction_needs_no_future(track: SamplingTrack, model, batch: Batch) -
     assert not torch.equal(base.videos.mean, track.predict(model, replace(batch, states=states)).videos.mean)
 
 
-def test_detail_is_the_observed_frames_own(track: SamplingTrack, model, batch: Batch) -> None:
+def test_what_is_unchanged_is_shown_as_observed(track: SamplingTrack, model, batch: Batch) -> None:
     def sample_with(tolerance: float) -> torch.Tensor:
-        config = replace(track.config, detail_tolerance=tolerance, ensemble=EnsembleConfig(size=1))
+        config = replace(track.config, unchanged_tolerance=tolerance, ensemble=EnsembleConfig(size=1))
         return SamplingTrack(config).predict(model, batch).videos.sample
 
     plain = sample_with(0.0)
     decoded = track.autoencoder.decode(batch.latents)[:, :, 4].clamp(-1, 1)
-    lost = (batch.video[:, :, 4] - decoded)[:, :, None]
+    observed = batch.video[:, :, 4][:, :, None]
     change = (plain - decoded[:, :, None]).square().mean(1)
     around = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(change, (2, 2, 2, 2), mode="replicate"), 5, 1)
     for tolerance in (0.1, 2.0):
-        wanted = plain + (-around / (2 * tolerance**2)).exp()[:, None] * lost
+        weight = (-around / (2 * tolerance**2)).exp()[:, None]
+        wanted = weight * observed + (1 - weight) * plain
         assert torch.allclose(sample_with(tolerance), wanted.clamp(-1, 1), atol=1e-4)
 
 
-def test_detail_needs_what_was_observed_and_no_future(track: SamplingTrack, model, batch: Batch) -> None:
-    carrying = SamplingTrack(replace(track.config, detail_tolerance=0.5))
+def test_what_is_unchanged_is_told_without_the_future(track: SamplingTrack, model, batch: Batch) -> None:
+    keeping = SamplingTrack(replace(track.config, unchanged_tolerance=0.5))
     video, latents = batch.video.clone(), batch.latents.clone()
     video[:, :, 5:], latents[:, :, 2:] = 0.9, 4.0
-    other = carrying.predict(model, replace(batch, video=video, latents=latents))
-    assert torch.equal(carrying.predict(model, batch).image, other.image)
-    with pytest.raises(InputError, match="detail_tolerance needs the observed frames"):
-        carrying.predict(model, replace(batch, video=None))
+    other = keeping.predict(model, replace(batch, video=video, latents=latents))
+    assert torch.equal(keeping.predict(model, batch).image, other.image)
+    with pytest.raises(InputError, match="unchanged_tolerance needs the observed frames"):
+        keeping.predict(model, replace(batch, video=None))
 
 
 def test_members_are_the_same_in_any_batch(track: SamplingTrack, model, batch: Batch) -> None:

@@ -41,14 +41,16 @@ def test_grids_see_no_later_frame(tokenizer: VideoTokenizer) -> None:
     assert gradient.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist() == [0]
 
 
-def test_frames_are_decoded_from_grids_up_to_their_own(tokenizer: VideoTokenizer) -> None:
+def test_frames_are_decoded_from_grids_up_to_their_own_or_the_next(tokenizer: VideoTokenizer) -> None:
+    """The last frame of a grid is drawn again with the next."""
     codes = torch.rand(1, 3, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     decoded = tokenizer.draw(codes)
     for grid, frames in enumerate(FRAMES_OF_GRID):
         for frame in frames:
             (gradient,) = torch.autograd.grad(decoded[:, :, frame].sum(), codes, retain_graph=True)
             touched = gradient.abs().sum((0, 2, 3, 4)).nonzero().flatten().tolist()
-            assert max(touched) == grid
+            drawn_with = min(grid + (frame == frames[-1]), 2)
+            assert touched == list(range(drawn_with + 1))
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (8, 8, 8, 5, 5, 5), (3, 4)])
@@ -104,9 +106,22 @@ def test_what_is_drawn_is_carried_on(tokenizer: VideoTokenizer) -> None:
         torch.nn.init.zeros_(tokenizer.decoder.head.weight)
         tokenizer.decoder.head.bias.fill_(0.25)
         drawn = tokenizer.draw(torch.zeros(1, 3, 4, 3, 2, dtype=torch.float64))
-    assert torch.allclose(drawn[:, :, 0], torch.full((), 0.25, dtype=torch.float64))
-    assert torch.allclose(drawn[:, :, 1:9], torch.full((), 0.5, dtype=torch.float64))
-    assert torch.allclose(drawn[:, :, 9:], torch.full((), 0.75, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, :8], torch.full((), 0.5, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, 8:], torch.full((), 0.75, dtype=torch.float64))
+
+
+def test_a_frame_is_drawn_once_more_with_the_next_grid(tokenizer: VideoTokenizer) -> None:
+    """Of nine changes that a grid brings, the first is to the frame before its own."""
+    with torch.no_grad():
+        torch.nn.init.zeros_(tokenizer.decoder.head.weight)
+        bias = torch.zeros(9, 48, dtype=torch.float64)
+        bias[0], bias[-1] = 0.1, 0.5
+        tokenizer.decoder.head.bias.copy_(bias.flatten())
+        drawn = tokenizer.draw(torch.zeros(1, 3, 4, 3, 2, dtype=torch.float64))
+    # Frame 0: 0.5 at first, then 0.6. Frames 1 to 7 as at first. Frame 8: 0.5 more, then 0.1. And so on.
+    for frames, value in ((slice(0, 1), 0.6), (slice(1, 8), 0.5), (slice(8, 9), 1.1), (slice(9, 16), 1.0)):
+        assert torch.allclose(drawn[:, :, frames], torch.full((), value, dtype=torch.float64))
+    assert torch.allclose(drawn[:, :, 16], torch.full((), 1.5, dtype=torch.float64))
 
 
 def test_unevenness_is_of_the_codes_and_not_of_their_order() -> None:

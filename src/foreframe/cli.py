@@ -457,7 +457,7 @@ def _evaluate(arguments: list[str]) -> int:
         if not isinstance(track, SamplingConfig):
             fields += [("rollout", type(compression.rollout), compression.rollout)]
         if not isinstance(track, CompressionConfig):
-            names = ("sampler", "ensemble", "decode", "answer", "detail_tolerance", "inference_precision")
+            names = ("sampler", "ensemble", "decode", "answer", "unchanged_tolerance", "inference_precision")
             types = get_type_hints(SamplingConfig)
             fields += [(name, types[name], getattr(sampling, name)) for name in names]
 

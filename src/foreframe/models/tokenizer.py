@@ -5,7 +5,8 @@ from frame 0 alone, grid t from frames up to 8t, and one cell covers 8x8 pixels.
 independent of each other.
 
 Inside, encoder and decoder each carry on from grid to grid: the one what it has seen, the other what it has drawn, so
-that what stands still is drawn better with every grid, instead of three times. The encoder does not see what the
+that what stands still is drawn better with every grid, instead of three times. With every grid the decoder also draws
+the frame before its group once more, now knowing what came next. The encoder does not see what the
 decoder has drawn, as in a video codec it would: corrections of past rounding are as good as noise to whoever wants to
 predict them, while the same picture seen again gives the same tokens again (docs/log.md has both in numbers).
 """
@@ -47,14 +48,16 @@ class TokenizerConfig:
     coarse_width: int = 160
     """Channels at 1/8, the resolution of the tokens."""
     num_blocks: int = 2
-    """Residual blocks at each resolution of the encoder and of the decoder."""
+    """Residual blocks at each resolution of the encoder, and at 1/8 of the decoder."""
+    num_drawing_blocks: int = 3
+    """Residual blocks of the decoder at 1/4."""
 
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 3:
             raise ValueError(f"levels must be whole numbers of at least 3, not {self.levels}")
         if self.fine_width < 8 or self.coarse_width < 8 or self.fine_width % 8 or self.coarse_width % 8:
             raise ValueError(f"widths must be multiples of 8, not {self.fine_width} and {self.coarse_width}")
-        require(self, num_blocks=(0, math.inf))
+        require(self, num_blocks=(0, math.inf), num_drawing_blocks=(0, math.inf))
 
     @property
     def vocab_size(self) -> int:
@@ -243,7 +246,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Codes (B, num_levels, h, w) to a group of frames in patches (B, 8, 48, H/4, W/4)."""
+    """Codes (B, num_levels, h, w) to the frame before, again, and a group of frames: patches (B, 9, 48, H/4, W/4)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -252,15 +255,15 @@ class _Decoder(nn.Module):
         self.coarse = _stage(coarse, config.num_blocks)
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.join = nn.Conv2d(2 * fine + _PATCH_CHANNELS, fine, 1)
-        self.fine = _stage(fine, config.num_blocks)
-        self.head = nn.Conv2d(fine, _GROUP * _PATCH_CHANNELS, 1)
+        self.fine = _stage(fine, config.num_drawing_blocks)
+        self.head = nn.Conv2d(fine, (1 + _GROUP) * _PATCH_CHANNELS, 1)
 
     def forward(self, codes: torch.Tensor, carried: _Carried) -> tuple[torch.Tensor, _Carried]:
         coarse = self.coarse(self.stem(torch.cat([codes.to(carried.coarse.dtype), carried.coarse], 1)))
         x = F.pixel_shuffle(self.up(F.silu(coarse)), 2)
         fine = self.fine(self.join(torch.cat([x, carried.fine, carried.picture.to(x.dtype)], 1)))
         # Every frame is the last one drawn and what is to change in it.
-        change = self.head(F.silu(fine)).unflatten(1, (_GROUP, _PATCH_CHANNELS))
+        change = self.head(F.silu(fine)).unflatten(1, (1 + _GROUP, _PATCH_CHANNELS))
         drawn = carried.picture[:, None] + change.to(carried.picture.dtype)
         return drawn, _Carried(picture=drawn[:, -1], fine=fine, coarse=coarse)
 
@@ -277,6 +280,9 @@ def _patchify(video: torch.Tensor) -> torch.Tensor:
 
 
 def _join(groups: list[torch.Tensor]) -> torch.Tensor:
-    """Three groups of patches (B, 8, 48, H/4, W/4) to video (B, 3, 17, H, W); of the first only its last frame."""
-    frames = torch.cat([groups[0][:, -1:], *groups[1:]], 1)
+    """Three groups of patches (B, 9, 48, H/4, W/4) to video (B, 3, 17, H, W).
+
+    Of the first group there is only its last frame, which the second draws again; of each last frame that drawn later.
+    """
+    frames = torch.cat([*(group[:, :-1] for group in groups[1:-1]), groups[-1]], 1)
     return F.pixel_shuffle(frames, _PATCH).transpose(1, 2)

@@ -81,8 +81,8 @@ def sampling_tiny() -> RunConfig:
             size=64,
             clip_stride=16,
             decode="all",
-            # The small autoencoder draws softly: 25.5 dB, and 27.7 with what it loses where nothing moves made good.
-            detail_tolerance=0.1,
+            # The small autoencoder draws softly. Chosen on the sample's validation rooms (docs/log.md).
+            unchanged_tolerance=0.15,
             sampler=SamplerConfig(num_inference_steps=16),
             ensemble=EnsembleConfig(size=20, max_batch=40),
         ),

@@ -30,9 +30,9 @@ from foreframe.flow import (
     velocity_of,
 )
 from foreframe.inference.autoregressive import clip_generator
-from foreframe.inference.detail import carry_detail
 from foreframe.inference.ensemble import Draw, EnsembleConfig, ensemble, member_noise, post_process
 from foreframe.inference.flow_sampler import SamplerConfig, sample
+from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
 from foreframe.models.wan_config import WanConfig
 from foreframe.states import with_value
@@ -96,15 +96,15 @@ class SamplingConfig:
     """Decode the predicted frame only, or all of the future, to look at."""
     answer: Literal["last", "both"] = "last"
     """The last decoded frame, or the mean of the two that show frame 76 (with `stride4_dup_last` only)."""
-    detail_tolerance: float = 0.0
-    """How alike, in [-1, 1], a predicted frame and the last observed one must be for the autoencoder's loss there to be
-    made good (`inference.detail`); 0 is never, as in the report, whose autoencoder loses little."""
+    unchanged_tolerance: float = 0.0
+    """Difference, on the scale [-1, 1], below which a place of a sample counts as unchanged and shows the last observed
+    frame itself (`inference.unchanged`); 0 is never, as in the report, whose autoencoder loses little."""
     inference_precision: Literal["no", "bf16"] = "no"
     """Precision of the transformer's and the decoder's matrix products in prediction."""
 
     def __post_init__(self) -> None:
         require(self, size=(16, math.inf), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, state_dropout=(0, 1), detail_tolerance=(0, 2))
+        require(self, state_dropout=(0, 1), unchanged_tolerance=(0, 2))
         if self.state_dropout > 0 and not self.model.guidance:
             raise ValueError("state_dropout needs model.guidance, the token that stands for no states")
         if self.sampler.guidance_scale != 1 and not self.model.guidance:
@@ -368,7 +368,7 @@ class SamplingTrack:
         config = self.config
         context = self._context(batch)
         device = context.device
-        observed = self._last_observed(batch) if config.detail_tolerance else None
+        observed = self._last_observed(batch) if config.unchanged_tolerance else None
         shape = (*context.shape[1:2], self._num_latents, *context.shape[3:])
         with torch.autocast(device.type, torch.bfloat16, enabled=config.inference_precision == "bf16"):
             R = model.encode_states(states)
@@ -393,7 +393,7 @@ class SamplingTrack:
                 if observed is None:
                     return frames
                 decoded = shared.video[:, :, -1]
-                return carry_detail(frames, decoded, observed[clips], tolerance=config.detail_tolerance)
+                return keep_unchanged(frames, decoded, observed[clips], tolerance=config.unchanged_tolerance)
 
             return ensemble(
                 predict,
@@ -553,7 +553,7 @@ class SamplingTrack:
     def _last_observed(self, batch: Batch) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1]: the last frame that the context's latents are made of."""
         if batch.video is None:
-            raise InputError("detail_tolerance needs the observed frames, and this batch has none")
+            raise InputError("unchanged_tolerance needs the observed frames, and this batch has none")
         return batch.video[:, :, 4 * (self.config.num_context_latents - 1)]
 
     def _encode(self, video: torch.Tensor) -> torch.Tensor:

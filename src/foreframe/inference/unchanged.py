@@ -1,7 +1,8 @@
-"""What an autoencoder loses of the last observed frame, given back wherever a prediction still shows that frame.
+"""Where a prediction shows what was observed last, that frame itself.
 
-A frame is predicted as latents, and what their decoder draws is softer than a recording. How much softer is known
-for the last observed frame, and where nothing has moved since, it is the same in the prediction.
+A frame is predicted as latents: what their decoder draws is softer than a recording, and a sample never repeats a
+place that stands still quite exactly. What the decoder would draw of the last observed frame is known. Where a
+prediction differs from that by no more than a tolerance, nothing is meant to have changed, and the recording is better.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ _WINDOW = 5
 """Side, in pixels, of the window over which two frames are compared."""
 
 
-def carry_detail(
+def keep_unchanged(
     frames: torch.Tensor, decoded: torch.Tensor, observed: torch.Tensor, *, tolerance: float
 ) -> torch.Tensor:
-    """Add `observed - decoded` to each frame, as far as the frame shows there what `decoded` shows.
+    """Blend each frame with `observed`, as far as it shows in a place what `decoded` shows there.
 
-    The weight of a pixel is exp(-d^2 / (2 tolerance^2)), with d the root mean square difference between the frame and
-    `decoded` in the window around it: 1 where nothing changed, 0 where the autoencoder drew something else.
+    The weight of `observed` is exp(-d^2 / (2 tolerance^2)), with d the root mean square difference between the frame
+    and `decoded` in the window around a pixel: 1 where nothing changed, 0 where something else is drawn.
 
     Args:
         frames: Predicted frames (N, 3, T, H, W), as the autoencoder draws them.
@@ -28,7 +29,7 @@ def carry_detail(
         tolerance: On the scale of the frames; 0 gives the frames back as they are.
 
     Returns:
-        (N, 3, T, H, W) in the frames' precision; not clamped.
+        (N, 3, T, H, W) in the frames' precision.
     """
     if tolerance == 0:
         return frames
@@ -36,4 +37,4 @@ def carry_detail(
     margin = _WINDOW // 2
     around = F.avg_pool2d(F.pad(change, (margin,) * 4, mode="replicate"), _WINDOW, stride=1)
     weight = torch.exp(-around / (2 * tolerance**2))
-    return frames + weight[:, None] * (observed - decoded)[:, :, None]
+    return torch.lerp(frames, observed[:, :, None], weight[:, None])
