@@ -83,7 +83,7 @@ def sampling_tiny() -> RunConfig:
             decode="all",
             # The small autoencoder draws softly. Chosen on the sample's validation rooms (docs/log.md).
             unchanged_tolerance=0.15,
-            sampler=SamplerConfig(num_inference_steps=16),
+            sampler=SamplerConfig(num_inference_steps=10),
             ensemble=EnsembleConfig(size=20, max_batch=40),
         ),
         train=TrainConfig(
