@@ -384,6 +384,7 @@ def test_imitated_bfloat16_is_announced(
 ) -> None:
     config = tiny_compression_config(raw_root, tokenizer_run)
     config = replace(config, train=replace(config.train, precision="bf16", num_steps=1))
+    assert loop.has_fast_bfloat16(torch.device("cuda"))
     for fast in (True, False):
         monkeypatch.setattr(loop, "has_fast_bfloat16", lambda _device, fast=fast: fast)
         assert train_run(tmp_path / str(fast), config)

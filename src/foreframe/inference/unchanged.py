@@ -3,6 +3,7 @@
 A frame is predicted as latents: what their decoder draws is softer than a recording, and a sample never repeats a
 place that stands still quite exactly. What the decoder would draw of the last observed frame is known. Where a
 prediction differs from that by no more than a tolerance, nothing is meant to have changed, and the recording is better.
+The report has nothing of the kind.
 """
 
 from __future__ import annotations

@@ -553,7 +553,9 @@ class SamplingTrack:
     def _last_observed(self, batch: Batch) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1]: the last frame that the context's latents are made of."""
         if batch.video is None:
-            raise InputError("unchanged_tolerance needs the observed frames, and this batch has none")
+            raise InputError(
+                "unchanged_tolerance needs the observed frames, and this batch has none; set it to 0, or give the video"
+            )
         return batch.video[:, :, 4 * (self.config.num_context_latents - 1)]
 
     def _encode(self, video: torch.Tensor) -> torch.Tensor:
