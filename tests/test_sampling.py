@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,6 +284,24 @@ def test_settings_of_prediction_are_given_anew(sampling_run: Path) -> None:
         evaluate_run(sampling_run, predicting={"rollout": None})
 
 
+def test_training_goes_on_from_another_run(
+    sampling_run: Path, raw_root: Path, autoencoder_run: Path, tmp_path: Path
+) -> None:
+    """On any data; the run that it started from may then be gone."""
+    shutil.copytree(sampling_run, tmp_path / "first")
+    config = tiny_sampling_config(raw_root, autoencoder_run)
+    track = replace(config.track, start_from=str(tmp_path / "first"))  # pyright: ignore[reportCallIssue]
+    still = replace(config.optim, learning_rate=1e-12, schedule="constant", warmup_steps=0)
+    run = tmp_path / "second"
+    assert train_run(run, replace(config, track=track, optim=still, train=replace(config.train, num_steps=1)))
+    shutil.rmtree(tmp_path / "first")
+    first = open_run(sampling_run).model.state_dict()
+    for name, value in open_run(run).model.state_dict().items():
+        assert torch.allclose(value, first[name], atol=1e-9), name
+    export_run(run, tmp_path / "exported")
+    assert "first" not in (tmp_path / "exported" / "config.json").read_text()
+
+
 def test_a_stopped_run_ends_where_it_would_have(
     sampling_run: Path, raw_root: Path, autoencoder_run: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +332,10 @@ def test_another_autoencoder_is_refused(
     (moved / "checkpoints").symlink_to(sampling_run / "checkpoints")
     with pytest.raises(InputError, match="latents of other weights"):
         open_run(moved)
+    config = tiny_sampling_config(raw_root, other)
+    track = replace(config.track, start_from=str(sampling_run))  # pyright: ignore[reportCallIssue]
+    with pytest.raises(InputError, match="latents of other weights"):
+        train_run(tmp_path / "begun", replace(config, track=track))
 
 
 def test_memorises_four_clips(track: SamplingTrack, batch: Batch) -> None:

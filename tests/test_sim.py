@@ -26,7 +26,7 @@ from foreframe.data.layout import find_layout
 from foreframe.data.video import downsample
 from foreframe.errors import InputError, UsageError
 from foreframe.sim import SimulateConfig, gl, simulate
-from foreframe.sim.behaviour import Policy
+from foreframe.sim.behaviour import BehaviourConfig, Policy
 from foreframe.sim.body import JOINTS, LIMITS
 from foreframe.sim.branch import branch, load_snapshot, replay
 from foreframe.sim.camera import MASK_CLASSES
@@ -305,6 +305,35 @@ def test_data_set_is_what_the_episodes_give(small):
             assert np.array_equal(states[segments == segment], _states(config, 21, lead_in=4.0))
 
 
+def test_fewer_actions_at_a_stop_mean_more_driving():
+    """Counted in rows where the base moves, over whole episodes of the same rooms."""
+
+    def share_driving(actions: tuple[int, int]) -> float:
+        behaviour = BehaviourConfig(actions_per_stop=actions)
+        moving = [
+            abs(seen.states[23]) > 0.02
+            for episode in range(3)
+            for _, seen, _ in run_episode(
+                EpisodeConfig(seed=4, episode=episode), num_frames=600, behaviour=behaviour, render=False
+            )
+        ]
+        return float(np.mean(moving))
+
+    assert share_driving((0, 1)) > 2 * share_driving((4, 6))
+
+
+def test_a_data_set_can_be_of_robots_that_drive(tmp_path):
+    simulate(tmp_path / "roam", replace(SMALL, episodes=1, seconds=1, lead_in=0, actions_per_stop=(0, 0), masks=False))
+    behaviour = BehaviourConfig(actions_per_stop=(0, 0))
+    episode = run_episode(EpisodeConfig(seed=4), num_frames=30, behaviour=behaviour, render=False)
+    assert np.array_equal(
+        find_layout(tmp_path / "roam").shards[0].open_states(), np.stack([seen.states for _, seen, _ in episode])
+    )
+    assert json.loads((tmp_path / "roam" / "sim" / "config.json").read_text())["actions_per_stop"] == [0, 0]
+    record = json.loads((tmp_path / "roam" / "sim" / "episodes.jsonl").read_text())
+    assert {name for _, name in record["behaviours"]} == {"drive"}
+
+
 def test_branches_from_disk(small):
     states, commands = find_layout(small).shards[0].open_states(), np.load(small / "sim" / "commands_0.npy")
     poses = np.load(small / "sim" / "poses_0.npy")
@@ -540,7 +569,7 @@ def _command_line(path: Path) -> bytes:
 WRONG_SETTINGS = (
     {"episodes": 0}, {"episodes_per_shard": 0}, {"size": 128}, {"split": "dev"}, {"seconds": 0}, {"seconds": np.nan},
     {"seconds": np.inf}, {"lead_in": -1}, {"lead_in": np.nan}, {"lead_in": np.inf}, {"crf": 52}, {"crf": -1},
-    {"seed": -1}, {"seed": 1 << 32}, {"workers": -1},
+    {"seed": -1}, {"seed": 1 << 32}, {"workers": -1}, {"actions_per_stop": (-1, 2)}, {"actions_per_stop": (3, 2)},
 )  # fmt: skip
 
 

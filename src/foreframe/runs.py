@@ -10,7 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
+from foreframe.config import (
+    CONFIG_FILE,
+    RunConfig,
+    build_track,
+    differences,
+    load_config,
+    save_config,
+    to_json,
+    without_start,
+)
 from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
@@ -18,7 +27,6 @@ from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
-from foreframe.tracks.reconstruction import ReconstructionConfig
 from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -140,7 +148,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
         raise InputError(
             f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
         )
-    track = build_track(config)
+    track = build_track(without_start(config))
     model = track.build()
     newest = checkpoints[-1]
     progress = load_checkpoint(newest, track=track, model=model)
@@ -229,8 +237,7 @@ def export_run(folder: Path, out: Path) -> None:
 
 def _without_paths(config: RunConfig) -> RunConfig:
     """The configuration without where its data and first weights lay; a tokenizer of one's own is still needed."""
-    if isinstance(config.track, ReconstructionConfig):
-        config = replace(config, track=replace(config.track, start_from=None, freeze_encoder=False))
+    config = without_start(config)
     return config if config.data == "sample" else replace(config, data=None)
 
 

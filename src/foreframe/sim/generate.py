@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from foreframe.data.layout import Style
+    from foreframe.sim.behaviour import BehaviourConfig
     from foreframe.sim.simulator import Observation
 
 GENERATOR_VERSION = 4
@@ -75,6 +76,8 @@ class SimulateConfig:
     """Episodes written into one video file. A shard is what one process makes and what a stopped run keeps."""
     crf: int = 23
     """x264 quality, from 0 (lossless) to 51; 23 at 512 is near the real data's bit rate."""
+    actions_per_stop: tuple[int, int] = (4, 6)
+    """Fewest and most actions at a place before the robot drives on; 0 2 has it drive about half of the time."""
     masks: bool = False
     """Also write which pixels show the robot, loose objects, and doors and drawers."""
 
@@ -91,6 +94,9 @@ class SimulateConfig:
             raise UsageError(f"seconds must be above 0 and at most 3600, not {self.seconds}")
         if not 0 <= self.lead_in <= 3600:
             raise UsageError(f"lead-in must be from 0 to 3600, not {self.lead_in}")
+        low, high = self.actions_per_stop
+        if not 0 <= low <= high:
+            raise UsageError(f"actions-per-stop must be two numbers from 0 up in order, not {low} {high}")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"crf must be from 0 to 51, not {self.crf}")
         if not 0 <= self.seed < 1 << 32:
@@ -110,8 +116,9 @@ class SimulateConfig:
 
 
 def run_episode(
-    config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, render: bool = True,
-    watch: Callable[[Simulator], None] | None = None, unfilmed: Callable[[], None] | None = None,
+    config: EpisodeConfig, *, num_frames: int, lead_in: float = 0.0, behaviour: BehaviourConfig | None = None,
+    render: bool = True, watch: Callable[[Simulator], None] | None = None,
+    unfilmed: Callable[[], None] | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.float32], Observation, dict[str, Any] | None]]:  # fmt: skip
     """Yield (command, observation, record) a frame; the record of what happened comes with the last frame only.
 
@@ -123,7 +130,7 @@ def run_episode(
     from foreframe.sim.behaviour import Policy
 
     with Simulator(config, render=render) as simulator:
-        policy = Policy(simulator)
+        policy = Policy(simulator, behaviour)
         policy.begin()
         # Rounded as they are stored, so that the stored command is the one that was executed.
         commands = (command.astype(np.float32) for command in policy.commands())
@@ -171,16 +178,18 @@ def _style(config: SimulateConfig) -> Style:
 def _write_shard(root: Path, shard: int, config: SimulateConfig, tick: Callable[[int], None]) -> None:
     """Render one shard's episodes; `tick` is called with the number of new frames, even if none, and may raise."""
     from foreframe.data.writer import RawShardWriter
+    from foreframe.sim.behaviour import BehaviourConfig
 
     first = shard * config.episodes_per_shard
+    behaviour = BehaviourConfig(actions_per_stop=config.actions_per_stop)
     recording = Recording(masks=config.masks)
     with RawShardWriter(root, shard, style=_style(config), size=config.size, hz=HZ, crf=config.crf) as writer:
         for episode in range(first, min(first + config.episodes_per_shard, config.episodes)):
             drawn = EpisodeConfig(seed=config.seed, split=config.split, episode=episode, size=config.size)
             begin = (episode - first) * config.frames_per_episode
             for command, seen, record in run_episode(
-                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in, watch=recording.watch,
-                unfilmed=lambda: tick(0),
+                drawn, num_frames=config.frames_per_episode, lead_in=config.lead_in, behaviour=behaviour,
+                watch=recording.watch, unfilmed=lambda: tick(0),
             ):  # fmt: skip
                 assert seen.frame is not None
                 writer.append(seen.frame, seen.states, segment=episode)

@@ -35,6 +35,7 @@ from foreframe.inference.flow_sampler import SamplerConfig, sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
 from foreframe.models.wan_config import WanConfig
+from foreframe.models.weights import find_weights, load_weights
 from foreframe.states import with_value
 from foreframe.tracks.track import Loss, Metric, Scores
 
@@ -72,6 +73,9 @@ class SamplingConfig:
     prompt: str | None = None
     """File with the empty prompt's embedding, made once where there is no text encoder. None: by the text encoder of
     `model.base`, or, without a base, a prompt of ones."""
+    start_from: str | None = None
+    """Shipped model or run whose weights training starts from, of the same size and on the same autoencoder's latents;
+    None for a fresh start, from `model.base` if there is one."""
     size: int = 512
     """Side of the frames in pixels: the video's own divided by a whole number (report: 512)."""
     frames: Literal["stride4_dup_last", "uniform21", "stride2", "all"] = "stride4_dup_last"
@@ -275,7 +279,10 @@ class SamplingTrack:
     # -- model -------------------------------------------------------------------------------------------------------
 
     def build(self) -> StateConditionedWan:
-        """See `Track`; the base's weights are read if it has a base, and the empty prompt's embedding made or read."""
+        """See `Track`; the base's weights are read if it has a base, and the empty prompt's embedding made or read.
+
+        With `start_from`, the model found there takes their place.
+        """
         from foreframe.models.prompt import prompt_row
         from foreframe.models.wan import StateConditionedWan
 
@@ -290,6 +297,10 @@ class SamplingTrack:
         elif self._prompt_file is not None:
             model.set_prompt(prompt_row(own or self._prompt_file, base=config.model.base))
         # Else no data was opened to train on: the checkpoint that comes next holds the prompt.
+        if config.start_from is not None:
+            folder = find_weights(config.start_from)
+            self.load_statistics(folder)
+            load_weights(folder, model)
         return model
 
     def loss(self, model: StateConditionedWan, batch: Batch) -> Loss:
