@@ -265,7 +265,8 @@ def test_whole_road(sampling_run: Path, tmp_path: Path) -> None:
         assert arrays["spread"].shape == (16, SIZE, SIZE)
         assert json.loads(str(arrays["meta"]))["fps"] == pytest.approx(30 * 20 / 76)
     write_report([sampling_run], tmp_path / "report.html")
-    assert "Same start, other states" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Same start, other states" in page and "Flow-matching loss at sigma 0.98" in page
     export_run(sampling_run, tmp_path / "exported")
     exported = evaluate_run(tmp_path / "exported", data=Path(receipt["config"]["data"]))
     assert exported["clips"][0]["values"]["psnr"]["model"] == pytest.approx(

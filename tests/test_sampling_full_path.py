@@ -20,7 +20,7 @@ from foreframe.config import build_track, load_config
 from foreframe.data.loader import ordered_batches
 from foreframe.data.raw import RawDataset
 from foreframe.encode import holds_autoencoder
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig
 from foreframe.inference.ensemble import EnsembleConfig, member_noise
 from foreframe.inference.flow_sampler import SamplerConfig, sample
@@ -30,7 +30,7 @@ from foreframe.models.lora import is_lora
 from foreframe.models.prompt import prompt_row, read_prompt
 from foreframe.models.weights import checkpoint_folders, load_weights, read_tensors, save_model
 from foreframe.recipes import RECIPES
-from foreframe.runs import evaluate_run, open_run, train_run
+from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from test_prompt import WIDTH, write_text_encoder
 from test_wan import randomise
 
@@ -174,6 +174,11 @@ def one_line(caught: pytest.ExceptionInfo[BaseException]) -> bool:
 # Training
 
 
+def test_adapters_are_not_averaged(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds adapters"):
+        export_run(run, tmp_path / "mean", average_with=[run])
+
+
 def test_checkpoint_holds_what_was_trained_alone(run: Path, base: Path) -> None:
     assert [folder.name for folder in checkpoint_folders(run)] == ["step_00000002", "step_00000004"]
     newest = checkpoint_folders(run)[-1]
@@ -274,7 +279,9 @@ def test_frame_76_is_predicted_and_scored(
     content = evaluate_run(folder, predicting={"decode": decode}, cache=cache)
     (row,) = content["clips"]
     values = row["values"]
-    assert set(values) == {"psnr", "psnr_sample", "ssim", "ssim_sample", "flow_loss"}
+    by_level = [f"flow_loss_{number}" for number in range(1, 9)]
+    assert set(values) == {"psnr", "psnr_sample", "ssim", "ssim_sample", "flow_loss", *by_level}
+    assert values["flow_loss"]["model"] == pytest.approx(np.mean([values[name]["model"] for name in by_level]))
     assert {"model", "copy_last", "context_mean", "blur", "reconstruction"} <= set(values["psnr"])
     assert json.loads((folder / "scores.json").read_text())["clips"] == content["clips"]
     assert content["receipt"]["config"]["track"]["decode"] == decode

@@ -24,9 +24,9 @@ from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig
 from foreframe.inference.autoregressive import RolloutConfig
 from foreframe.models.tokenizer import VideoTokenizer
-from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors
+from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors, weights_hash
 from foreframe.recipes import RECIPES
-from foreframe.runs import evaluate_run, open_run, train_run
+from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from foreframe.train import loop
 from foreframe.train.checkpoint import seal
 
@@ -367,6 +367,32 @@ def test_a_decoder_trained_alone_draws_the_same_tokens_better(
     description.write_text(description.read_text().replace(str(tokenizer_run), str(run)))
     assert str(run) in description.read_text()
     assert open_run(moved).checkpoint
+
+
+def test_exported_weights_are_the_mean_of_runs(
+    raw_root: Path, tokenizer_run: Path, compression_run: Path, tmp_path: Path
+) -> None:
+    """What was frozen in between stays the same to the bit, so that tokens do."""
+    config = tiny_tokenizer_config(raw_root)
+    track = replace(config.track, start_from=str(tokenizer_run), freeze_encoder=True)  # pyright: ignore[reportCallIssue]
+    assert train_run(tmp_path / "second", replace(config, track=track))
+    export_run(tokenizer_run, tmp_path / "mean", average_with=[tmp_path / "second"])
+    first, second, mean = (
+        load_tokenizer(str(folder)) for folder in (tokenizer_run, tmp_path / "second", tmp_path / "mean")
+    )
+    weights = [one[0].state_dict() for one in (first, second, mean)]
+    for name, value in weights[2].items():
+        expected = (weights[0][name] + weights[1][name]) / 2
+        assert torch.allclose(value, expected, atol=float(expected.abs().max()) / 200 + 1e-3), name
+    export_run(tokenizer_run, tmp_path / "alone")
+    alone = load_tokenizer(str(tmp_path / "alone"))
+    assert mean[1] == alone[1]
+    export_run(tokenizer_run, tmp_path / "itself", average_with=[tokenizer_run])
+    same, other = (weights_hash(open_run(tmp_path / name).checkpoint) for name in ("itself", "alone"))
+    assert same == other
+    with pytest.raises(UsageError, match="only one model's weights can be averaged"):
+        export_run(tokenizer_run, tmp_path / "no", average_with=[compression_run])
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("recipe", ["autoencoder_tiny", "tokenizer_tiny"])

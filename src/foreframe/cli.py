@@ -534,13 +534,15 @@ class ExportOptions:
     """Run folder."""
     out: Path
     """Run folder to make."""
+    average_with: tuple[Path, ...] = ()
+    """Other runs of the same model on the same inputs: the copy's weights are the mean of all."""
 
 
 def _export(arguments: list[str]) -> int:
     options = _parse(ExportOptions, arguments, prog="foreframe export")
     from foreframe.runs import export_run
 
-    export_run(options.run, options.out)
+    export_run(options.run, options.out, average_with=options.average_with)
     print(f"wrote {options.out}")
     return 0
 

@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from foreframe.config import (
     CONFIG_FILE,
     RunConfig,
@@ -26,14 +28,14 @@ from foreframe.data.layout import find_split
 from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
-from foreframe.models.weights import checkpoint_folders, shipped_runs, weights_hash
-from foreframe.train.checkpoint import Progress, export_checkpoint, load_checkpoint, read_progress
+from foreframe.models.weights import checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
+from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
 from foreframe.train.processes import start_accelerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from foreframe.data.layout import Split
     from foreframe.tracks.track import Track
@@ -221,18 +223,38 @@ def copy_shipped(name: str, out: Path) -> None:
         shutil.copytree(runs[name], partial, dirs_exist_ok=True)
 
 
-def export_run(folder: Path, out: Path) -> None:
+def export_run(folder: Path, out: Path, *, average_with: Sequence[Path] = ()) -> None:
     """Copy a run with its newest checkpoint, weights in 8 bits: no optimiser state, no cache, no data path, no scores.
 
-    Scores are of the weights they were computed with; evaluate the copy for its own.
+    Scores are of the weights they were computed with; evaluate the copy for its own. With `average_with`, the weights
+    are the mean of that run's and of these: of runs that went on from one another, it often predicts better than any
+    (Wortsman et al., 2022). `UsageError` if they are not the same model on the same inputs.
     """
     run = open_run(folder)
+    if average_with:
+        _average(run, [open_run(other) for other in average_with])
     with atomic_folder(out) as partial:
         save_config(partial, _without_paths(run.config))
         (partial / "checkpoints").mkdir()
         export_checkpoint(run.checkpoint, partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
             shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
+
+
+@torch.no_grad()
+def _average(run: Run, others: Sequence[Run]) -> None:
+    """Make the weights of `run.model` the mean over all runs; what is the same in all stays so to the bit."""
+    if is_partly_trained(run.model):
+        raise UsageError(f"{run.folder}: holds adapters; the mean of two is not what they do together; export it alone")
+    for other in others:
+        for name in sorted(input_files(run.checkpoint) | input_files(other.checkpoint)):
+            pair = [one.checkpoint / name for one in (run, other)]
+            if not all(path.is_file() for path in pair) or pair[0].read_bytes() != pair[1].read_bytes():
+                raise UsageError(f"{pair[1]}: is not what {run.folder} has; only one model's weights can be averaged")
+    weights = [one.model.state_dict() for one in others]
+    for name, value in run.model.state_dict().items():
+        if value.is_floating_point():
+            value += sum(other[name] - value for other in weights) / (1 + len(weights))
 
 
 def _without_paths(config: RunConfig) -> RunConfig:

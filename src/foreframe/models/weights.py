@@ -55,7 +55,7 @@ def save_model(folder: Path, model: Model, *, compact: bool = False) -> None:
     """
     description = {"class": type(model).__name__, "config": asdict(_settings(model))}
     (folder / MODEL_FILE).write_text(json.dumps(description, indent=1) + "\n")
-    if _is_partly_trained(model):
+    if is_partly_trained(model):
         partly: Any = model
         partly.save_trained(folder)
         return
@@ -70,7 +70,7 @@ def _settings(model: Any) -> Any:
     return getattr(model, "settings", None) or model.config
 
 
-def _is_partly_trained(model: Any) -> bool:
+def is_partly_trained(model: Any) -> bool:
     """Whether a model's base is frozen, and lies elsewhere: only what was trained on top of it is ours to keep."""
     return getattr(_settings(model), "lora_rank", 0) > 0
 
@@ -139,7 +139,7 @@ def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Fill `model` in place from what `save_model` wrote; names and shapes must match exactly."""
-    if _is_partly_trained(model):
+    if is_partly_trained(model):
         loader: Any = model
         loader.load_trained(folder)
         return

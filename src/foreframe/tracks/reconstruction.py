@@ -45,7 +45,9 @@ class ReconstructionConfig:
     size: int = 128
     """Side of the frames in pixels: the video's own divided by a whole number."""
     clip_stride: int = 17
-    """Frames from the start of one training clip to the next."""
+    """Frames from the start of one clip to the next, in training."""
+    val_clip_stride: int = 17
+    """The same in validation and evaluation: blocks of a tokenizer that do not overlap."""
     loss: Literal["decibel", "squared"] = "decibel"
     """`decibel`: mean over frames of the squared error's logarithm, so that each counts as it does in the mean PSNR;
     `squared`: the squared error itself, of which frames that are hard to draw have most."""
@@ -63,7 +65,8 @@ class ReconstructionConfig:
     def __post_init__(self) -> None:
         if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
             raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
-        require(self, clip_stride=(1, math.inf), size=(CELL, math.inf), even_usage=(0, math.inf))
+        require(self, clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
+        require(self, size=(CELL, math.inf), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
@@ -131,8 +134,11 @@ class ReconstructionTrack:
     def open(
         self, root: Path, *, cache: Path, with_video: bool = False, on_bad_shard: OnBadShard = "raise"
     ) -> ClipDataset:
-        """Clips of a raw folder; the video is always there, decoded under `cache` if the configuration says so."""
-        del with_video
+        """Clips of a raw folder; the video is always there, decoded under `cache` if the configuration says so.
+
+        To be scored (`with_video`) they are `val_clip_stride` apart, else `clip_stride`.
+        """
+        stride = self.config.val_clip_stride if with_video else self.config.clip_stride
         offsets = self.config.frame_offsets
         length = offsets[-1] + 1
         if self.config.decode_once:
@@ -140,7 +146,7 @@ class ReconstructionTrack:
         else:
             dataset = RawDataset(root, on_bad_shard=on_bad_shard)
             dataset.check()
-        ids = clip_ids(dataset.all_segments(), length=length, stride=self.config.clip_stride)
+        ids = clip_ids(dataset.all_segments(), length=length, stride=stride)
         if not ids:
             raise InputError(f"{root}: no recording is as long as a clip of {length} frames")
         return VideoClips(dataset, ids, frame_offsets=offsets, num_states=length, size=self.config.size)

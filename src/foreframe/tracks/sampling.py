@@ -172,6 +172,17 @@ class SamplingTrack:
         def metric(title: str, unit: str, description: str) -> Metric:
             return Metric(title=title, unit=unit, higher_is_better=True, description=description)
 
+        sigmas = timestep_sigmas(self.config.flow)[self._scored_levels].tolist()
+        by_level = {
+            f"flow_loss_{number}": Metric(
+                title=f"Flow-matching loss at sigma {sigma:.2f}",
+                unit="1",
+                higher_is_better=False,
+                description="The same at one noise level, with its weight.",
+                detail=True,
+            )
+            for number, sigma in enumerate(sigmas, start=1)
+        }
         return {
             "psnr": metric("PSNR of the predicted frame", "dB", ours),
             "psnr_sample": metric("PSNR of one sample", "dB", alone),
@@ -183,7 +194,13 @@ class SamplingTrack:
                 higher_is_better=False,
                 description="The training objective at fixed noise levels and noise; mean over clips.",
             ),
+            **by_level,
         }
+
+    @property
+    def _scored_levels(self) -> list[int]:
+        """Timestep ids at which the loss is scored: eight at even distances, without the ends."""
+        return torch.linspace(0, self.config.flow.num_timesteps - 1, 10)[1:-1].round().long().tolist()
 
     @property
     def predictors(self) -> dict[str, str]:
@@ -428,13 +445,13 @@ class SamplingTrack:
             "ssim_sample": ssim(prediction.sample, truth),
         }
         latents = self._latents(batch)
-        levels = torch.linspace(0, self.config.flow.num_timesteps - 1, 10)[1:-1].round().long()
-        total = torch.zeros(len(batch), dtype=torch.float64, device=latents.device)
-        for number, level in enumerate(levels.tolist()):
+        by_level: dict[str, torch.Tensor] = {}
+        for number, level in enumerate(self._scored_levels):
             noises = [member_noise(number, clip, 0, latents.shape[1:]) for clip in batch.clips]
             noise, ids = torch.stack(noises).to(latents.device), torch.full((len(batch),), level)
-            total += self._losses(model, batch, latents, ids=ids, noise=noise, keep=None).double()
-        return {**scores, "flow_loss": total / len(levels)}
+            losses = self._losses(model, batch, latents, ids=ids, noise=noise, keep=None)
+            by_level[f"flow_loss_{number + 1}"] = losses.double()
+        return {**scores, "flow_loss": torch.stack(list(by_level.values())).mean(0), **by_level}
 
     @torch.no_grad()
     def score_trivial(self, batch: Batch) -> Scores:

@@ -118,13 +118,18 @@ def read_progress(folder: Path) -> Progress:
     )
 
 
+def input_files(folder: Path) -> set[str]:
+    """Names of the files that say what model it is and what it takes in: all but weights and training's own."""
+    own = (MANIFEST_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, TRAINER_FILE, *PARTS)
+    return {path.name for path in folder.iterdir()} - set(own)
+
+
 def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
     """Copy the checkpoint that `model` was loaded from, weights compact and without the optimiser's state."""
     out.mkdir()
     save_model(out, model, compact=True)
-    for path in folder.iterdir():
-        if path.name not in (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, *PARTS):
-            shutil.copy(path, out / path.name)
+    for name in (input_files(folder) | {TRAINER_FILE}) - {MODEL_FILE}:
+        shutil.copy(folder / name, out / name)
     seal(out)
 
 
