@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write_raw
-from foreframe.config import save_config
+from foreframe.config import build_track, save_config
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
@@ -367,6 +367,18 @@ def test_a_decoder_trained_alone_draws_the_same_tokens_better(
     description.write_text(description.read_text().replace(str(tokenizer_run), str(run)))
     assert str(run) in description.read_text()
     assert open_run(moved).checkpoint
+
+
+def test_held_out_clips_lie_as_far_apart_whatever_training_takes(raw_root: Path, tmp_path: Path) -> None:
+    config = tiny_tokenizer_config(raw_root)
+    track = replace(config.track, clip_stride=3)  # pyright: ignore[reportCallIssue]
+    track = build_track(replace(config, track=track))
+    starts = {
+        scored: [clip.start for clip in track.open(raw_root / "val", cache=tmp_path, with_video=scored).clips]
+        for scored in (False, True)
+    }
+    assert starts[False][:3] == [0, 3, 6]
+    assert starts[True][:2] == [0, 17]
 
 
 def test_exported_weights_are_the_mean_of_runs(
