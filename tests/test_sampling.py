@@ -337,6 +337,9 @@ def test_another_autoencoder_is_refused(
     track = replace(config.track, start_from=str(sampling_run))  # pyright: ignore[reportCallIssue]
     with pytest.raises(InputError, match="latents of other weights"):
         train_run(tmp_path / "begun", replace(config, track=track))
+    track = replace(track, start_from=str(other))
+    with pytest.raises(InputError, match="holds a VideoAutoencoder, but a StateConditionedWan is needed here"):
+        train_run(tmp_path / "begun", replace(config, track=track))
 
 
 def test_memorises_four_clips(track: SamplingTrack, batch: Batch) -> None:

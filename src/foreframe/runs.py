@@ -28,7 +28,7 @@ from foreframe.data.layout import find_split
 from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
-from foreframe.models.weights import checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
+from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
 from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -247,7 +247,8 @@ def _average(run: Run, others: Sequence[Run]) -> None:
     if is_partly_trained(run.model):
         raise UsageError(f"{run.folder}: holds adapters; the mean of two is not what they do together; export it alone")
     for other in others:
-        for name in sorted(input_files(run.checkpoint) | input_files(other.checkpoint)):
+        names = input_files(run.checkpoint) | input_files(other.checkpoint)
+        for name in sorted(names, key=lambda name: name != MODEL_FILE):
             pair = [one.checkpoint / name for one in (run, other)]
             if not all(path.is_file() for path in pair) or pair[0].read_bytes() != pair[1].read_bytes():
                 raise UsageError(f"{pair[1]}: is not what {run.folder} has; only one model's weights can be averaged")

@@ -35,7 +35,7 @@ from foreframe.inference.flow_sampler import SamplerConfig, sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
 from foreframe.models.wan_config import WanConfig
-from foreframe.models.weights import find_weights, load_weights
+from foreframe.models.weights import find_weights, load_weights, model_class
 from foreframe.states import with_value
 from foreframe.tracks.track import Loss, Metric, Scores
 
@@ -316,6 +316,8 @@ class SamplingTrack:
         # Else no data was opened to train on: the checkpoint that comes next holds the prompt.
         if config.start_from is not None:
             folder = find_weights(config.start_from)
+            if (found := model_class(folder)) != type(model).__name__:
+                raise InputError(f"{folder}: holds a {found}, but a {type(model).__name__} is needed here")
             self.load_statistics(folder)
             load_weights(folder, model)
         return model
