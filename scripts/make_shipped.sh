@@ -20,7 +20,7 @@ rm $PACKAGE/sample/*/sim/poses_*.npy # for their size
 [ -d "$WORK/data/val" ] || $FOREFRAME data simulate "$WORK/data/val" --split val --seed 2 --episodes 48 --seconds 6 --episodes-per-shard 12
 [ -d "$WORK/data/train" ] || $FOREFRAME data simulate "$WORK/data/train" --split train --seed 2 --episodes 600 --seconds 12 --episodes-per-shard 5
 
-# And other rooms in which the robot drives about half of the time, not an eighth: else its velocities are not heard.
+# And other rooms in which the robot drives about half of the time: the video model hears its velocities after these.
 [ -d "$WORK/roam/train" ] || $FOREFRAME data simulate "$WORK/roam/train" --split train --seed 3 --episodes 260 --seconds 6 --episodes-per-shard 5 --actions-per-stop 0 2
 [ -e "$WORK/roam/val" ] || ln -s ../data/val "$WORK/roam/val"
 
