@@ -294,8 +294,10 @@ def test_training_goes_on_from_another_run(
     track = replace(config.track, start_from=str(tmp_path / "first"))  # pyright: ignore[reportCallIssue]
     still = replace(config.optim, learning_rate=1e-12, schedule="constant", warmup_steps=0)
     run = tmp_path / "second"
-    assert train_run(run, replace(config, track=track, optim=still, train=replace(config.train, num_steps=1)))
+    short = replace(config, track=track, optim=still, train=replace(config.train, num_steps=1))
+    assert train_run(run, short)
     shutil.rmtree(tmp_path / "first")
+    assert train_run(run, replace(short, train=replace(short.train, num_steps=2)))
     first = open_run(sampling_run).model.state_dict()
     for name, value in open_run(run).model.state_dict().items():
         assert torch.allclose(value, first[name], atol=1e-9), name

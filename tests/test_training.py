@@ -371,8 +371,8 @@ def test_a_decoder_trained_alone_draws_the_same_tokens_better(
 
 def test_held_out_clips_lie_as_far_apart_whatever_training_takes(raw_root: Path, tmp_path: Path) -> None:
     config = tiny_tokenizer_config(raw_root)
-    track = replace(config.track, clip_stride=3)  # pyright: ignore[reportCallIssue]
-    track = build_track(replace(config, track=track))
+    close = replace(config.track, clip_stride=3)  # pyright: ignore[reportCallIssue]
+    track = build_track(replace(config, track=close))
     starts = {
         scored: [clip.start for clip in track.open(raw_root / "val", cache=tmp_path, with_video=scored).clips]
         for scored in (False, True)

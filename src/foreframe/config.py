@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,17 +58,6 @@ def build_track(config: RunConfig) -> Track[Any]:
             return ReconstructionTrack(config.track)
         case SamplingConfig():
             return SamplingTrack(config.track)
-
-
-def without_start(config: RunConfig) -> RunConfig:
-    """The same run where its first weights are not looked for: they may be gone, and a checkpoint takes their place."""
-    match config.track:
-        case ReconstructionConfig():
-            return replace(config, track=replace(config.track, start_from=None, freeze_encoder=False))
-        case SamplingConfig():
-            return replace(config, track=replace(config.track, start_from=None))
-        case CompressionConfig():
-            return config
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

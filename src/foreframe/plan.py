@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from foreframe.batch import Batch, ClipId
-from foreframe.config import build_track, without_start
+from foreframe.config import build_track
 from foreframe.data.clips import CLIP_FRAMES
 from foreframe.data.latents import record_type
 from foreframe.models.tokenizer import BLOCK_FRAMES
@@ -210,7 +210,6 @@ def example_batch(config: RunConfig, num_clips: int) -> Batch:
 
 def build_as_shapes(config: RunConfig, mode: FakeTensorMode) -> tuple[Track[Any], Any]:
     """Track and model as for training, with states left as they are and no weights read."""
-    config = without_start(config)
     if isinstance(config.track, SamplingConfig):
         config = replace(config, track=replace(config.track, model=replace(config.track.model, base=None), prompt=None))
     track = build_track(config)

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foreframe.config import (
-    CONFIG_FILE,
-    RunConfig,
-    build_track,
-    differences,
-    load_config,
-    save_config,
-    to_json,
-    without_start,
-)
+from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
 from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
@@ -29,6 +20,8 @@ from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
+from foreframe.tracks.reconstruction import ReconstructionConfig
+from foreframe.tracks.sampling import SamplingConfig
 from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -150,7 +143,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
         raise InputError(
             f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
         )
-    track = build_track(without_start(config))
+    track = build_track(config)
     model = track.build()
     newest = checkpoints[-1]
     progress = load_checkpoint(newest, track=track, model=model)
@@ -260,7 +253,11 @@ def _average(run: Run, others: Sequence[Run]) -> None:
 
 def _without_paths(config: RunConfig) -> RunConfig:
     """The configuration without where its data and first weights lay; a tokenizer of one's own is still needed."""
-    config = without_start(config)
+    track = config.track
+    if isinstance(track, ReconstructionConfig):
+        config = replace(config, track=replace(track, start_from=None, freeze_encoder=False))
+    elif isinstance(track, SamplingConfig):
+        config = replace(config, track=replace(track, start_from=None))
     return config if config.data == "sample" else replace(config, data=None)
 
 

@@ -124,9 +124,8 @@ def _description(folder: Path) -> tuple[str, Any]:
 
 def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
     """Build what `model.json` describes and fill it in float32; `InputError` if it is another class or does not fit."""
+    _require_class(folder, expected)
     name, config = _description(folder)
-    if name != expected.__name__:
-        raise InputError(f"{folder}: holds a {name}, but a {expected.__name__} is needed here")
     try:
         settings: Any = TypeAdapter(_CONFIGS[name]).validate_python(config)
         model = expected(settings)
@@ -137,8 +136,14 @@ def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
     return model.eval()
 
 
+def _require_class(folder: Path, expected: type[Any]) -> None:
+    if (found := model_class(folder)) != expected.__name__:
+        raise InputError(f"{folder}: holds a {found}, but a {expected.__name__} is needed here")
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill `model` in place from what `save_model` wrote; names and shapes must match exactly."""
+    """Fill `model` in place from what `save_model` wrote; class, names and shapes must match exactly."""
+    _require_class(folder, type(model))
     if is_partly_trained(model):
         loader: Any = model
         loader.load_trained(folder)

@@ -280,6 +280,9 @@ class CompressionTrack:
         """See `Track`."""
         return STTransformer(self.config.model)
 
+    def start(self, model: STTransformer) -> None:
+        """See `Track`: always from its initialisation."""
+
     def loss(self, model: STTransformer, batch: Batch) -> Loss:
         """Teacher forcing over six grids shifted by one: position t predicts grid t + 1 (report, section 3.2)."""
         tokens, states = _tokens(batch), self._states(batch)

@@ -166,15 +166,18 @@ class ReconstructionTrack:
         """There are none."""
 
     def build(self) -> Reconstructor:
-        """See `Track`; with `start_from`, the model found there, which must be of the configured size."""
+        """See `Track`."""
         settings = self.config.model
         model = VideoTokenizer(settings) if isinstance(settings, TokenizerConfig) else VideoAutoencoder(settings)
-        if self.config.start_from is not None:
-            load_weights(find_weights(self.config.start_from), model)
         if self.config.freeze_encoder:
             assert isinstance(model, VideoTokenizer)
             model.encoder.requires_grad_(False)
         return model
+
+    def start(self, model: Reconstructor) -> None:
+        """See `Track`: from the weights of `start_from`, which must be of the same size."""
+        if self.config.start_from is not None:
+            load_weights(find_weights(self.config.start_from), model)
 
     def loss(self, model: Reconstructor, batch: Batch) -> Loss:
         """Error of the frames, straight through the quantiser where there is one, whose uneven usage counts as well."""

@@ -35,7 +35,7 @@ from foreframe.inference.flow_sampler import SamplerConfig, sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
 from foreframe.models.wan_config import WanConfig
-from foreframe.models.weights import find_weights, load_weights, model_class
+from foreframe.models.weights import find_weights, load_weights
 from foreframe.states import with_value
 from foreframe.tracks.track import Loss, Metric, Scores
 
@@ -296,10 +296,7 @@ class SamplingTrack:
     # -- model -------------------------------------------------------------------------------------------------------
 
     def build(self) -> StateConditionedWan:
-        """See `Track`; the base's weights are read if it has a base, and the empty prompt's embedding made or read.
-
-        With `start_from`, the model found there takes their place.
-        """
+        """See `Track`; the base's weights are read if it has a base, and the empty prompt's embedding made or read."""
         from foreframe.models.prompt import prompt_row
         from foreframe.models.wan import StateConditionedWan
 
@@ -314,13 +311,14 @@ class SamplingTrack:
         elif self._prompt_file is not None:
             model.set_prompt(prompt_row(own or self._prompt_file, base=config.model.base))
         # Else no data was opened to train on: the checkpoint that comes next holds the prompt.
-        if config.start_from is not None:
-            folder = find_weights(config.start_from)
-            if (found := model_class(folder)) != type(model).__name__:
-                raise InputError(f"{folder}: holds a {found}, but a {type(model).__name__} is needed here")
-            self.load_statistics(folder)
-            load_weights(folder, model)
         return model
+
+    def start(self, model: StateConditionedWan) -> None:
+        """See `Track`: from the weights of `start_from`, of the same size and trained on the same latents."""
+        if self.config.start_from is not None:
+            folder = find_weights(self.config.start_from)
+            load_weights(folder, model)
+            self.load_statistics(folder)
 
     def loss(self, model: StateConditionedWan, batch: Batch) -> Loss:
         """Weighted error of the velocity, over the latents that are to be predicted (challenge-facts 5.8).

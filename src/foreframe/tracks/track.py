@@ -119,6 +119,13 @@ class Track(Protocol[PredictionT]):
         """A freshly initialised model (one of those `models.weights` can save)."""
         ...
 
+    def start(self, model: Any) -> None:
+        """Fill a new run's model, as it was built, with what training goes on from, if with anything.
+
+        A run that has a checkpoint is never started: what it once started from may then be gone.
+        """
+        ...
+
     def loss(self, model: Any, batch: Batch) -> Loss:
         """The training objective on one micro-batch."""
         ...

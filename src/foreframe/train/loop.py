@@ -129,6 +129,7 @@ def train(
     if checkpoints := checkpoint_folders(run):
         done = load_checkpoint(checkpoints[-1], track=track, model=model, optimizer=optimizer)
     else:
+        track.start(model)
         track.fit(train_clips)
     objective, optimizer = accelerator.prepare(_Objective(track, model, config), optimizer)
     schedule = BatchSchedule(num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed)
