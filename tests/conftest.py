@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foreframe.config import RunConfig
-from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata
+from foreframe.data.folders import atomic_folder
+from foreframe.data.writer import RawShardWriter, write_metadata
 from foreframe.inference.ensemble import EnsembleConfig
 from foreframe.inference.flow_sampler import SamplerConfig
 from foreframe.models.autoencoder import AutoencoderConfig

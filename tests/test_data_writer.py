@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
-from foreframe.data.writer import RawShardWriter, atomic_folder, write_metadata, write_token_shard, write_whole
+from foreframe.data.writer import RawShardWriter, write_metadata, write_token_shard
 from foreframe.errors import UsageError
+from foreframe.files import write_whole
 
 
 def picture(index: int, size: int = 64) -> np.ndarray:

@@ -20,11 +20,12 @@ from foreframe.cli import run
 from foreframe.data.clips import TokenSamples, clip_ids, frame_indices, state_window
 from foreframe.data.describe import describe
 from foreframe.data.encoding import read_encoding
+from foreframe.data.folders import resumable_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
-from foreframe.data.writer import RawShardWriter, resumable_folder, write_metadata, write_raw_samples
+from foreframe.data.writer import RawShardWriter, write_metadata, write_raw_samples
 from foreframe.encode import LatentEncoder, Share, TokenEncoder, encode_folder, is_encoding_of, tokens_of
 from foreframe.errors import InputError, UsageError
 from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash

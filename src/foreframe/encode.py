@@ -13,21 +13,19 @@ import torch
 from foreframe.batch import Batch, ClipId, collate, to_video
 from foreframe.data.clips import CLIP_FRAMES, clip_ids, frame_indices, state_window
 from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
+from foreframe.data.folders import one_at_a_time, resumable_folder
 from foreframe.data.integrity import check_rows
 from foreframe.data.latents import LatentClips, LatentShardWriter, record_type, shard_file
 from foreframe.data.layout import TOKEN_SAMPLE_STATES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_windows
 from foreframe.data.writer import (
-    locked,
-    one_at_a_time,
-    resumable_folder,
     write_metadata,
     write_token_samples,
     write_token_shard,
-    write_whole,
 )
 from foreframe.errors import InputError
+from foreframe.files import locked, write_whole
 from foreframe.models.autoencoder import (
     VideoAutoencoder,
     autoencoder_folder,

@@ -14,9 +14,9 @@ import torch
 
 from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
 from foreframe.data.encoding import is_simulated, source_fingerprint
+from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
-from foreframe.data.writer import atomic_folder
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import InferenceConfig, evaluate
 from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foreframe.errors import InputError, require
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path

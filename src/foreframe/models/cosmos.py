@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from foreframe.errors import InputError
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 from foreframe.models.tokenizer import CELL
 
 if TYPE_CHECKING:

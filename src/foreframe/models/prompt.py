@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 from foreframe.models.hub import diffusers_folder
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
 from foreframe.models.st_transformer import STTransformer, STTransformerConfig
 from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer

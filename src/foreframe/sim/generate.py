@@ -308,7 +308,8 @@ def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int]
     that were finished, or nothing if there were none; the same call goes on with it, and the outcome is the same to
     the byte. `progress` is called with (frames done, frames in all).
     """
-    from foreframe.data.writer import resumable_folder, write_metadata
+    from foreframe.data.folders import resumable_folder
+    from foreframe.data.writer import write_metadata
 
     ensure_gl()
     described = {"generator": "evesim", "version": GENERATOR_VERSION, "mujoco": version("mujoco"), **asdict(config)}
@@ -363,7 +364,7 @@ def _nothing_for_nothing(root: Path, config: SimulateConfig) -> Iterator[None]:
 
 def _finish_side(side: Path, config: SimulateConfig, described: dict[str, Any]) -> None:
     """Merge the shards' records and write what needs all of them; may be stopped anywhere and repeated."""
-    from foreframe.data.writer import write_whole
+    from foreframe.files import write_whole
 
     merged, parts = side / "episodes.jsonl", [side / f"episodes_{shard}.jsonl" for shard in range(config.num_shards)]
     if not merged.is_file():

@@ -56,7 +56,7 @@ class Recording:
 
     def write(self, side: Path, shard: int) -> None:
         """Write the shard's files into the folder `side`."""
-        from foreframe.data.writer import write_whole
+        from foreframe.files import write_whole
 
         moments = self._snapshots
         rows = {

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 from foreframe.models.weights import (
     MODEL_FILE,
     PARTS,

@@ -16,7 +16,7 @@ from foreframe.data.check.video import place, runs
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
 from foreframe.data.video import VideoReader
 from foreframe.errors import InputError
-from foreframe.hashing import sha256_file
+from foreframe.files import sha256_file
 from foreframe.states import CHANNEL_INDEX
 
 if TYPE_CHECKING:
