@@ -108,9 +108,8 @@ def take_inventory(root: Path, report: Report) -> Inventory:
     nested_files = sum(
         1 for entries in nested.values() for name, _ in entries for p in _PATTERNS.values() if p.fullmatch(name)
     )
-    inventory.style = (
-        "flat" if flat_files > nested_files or (flat_files == nested_files and not chosen) else "subfolders"
-    )
+    nothing_named = flat_files == nested_files and not chosen
+    inventory.style = "flat" if flat_files > nested_files or (nothing_named and not nested) else "subfolders"
     if most == 0 and any(name == "encoding.json" for name, _ in top):
         inventory.kind = "tokens"
     held = [f"{count} {kind} in {folder or 'the folder itself'}" for (kind, folder), count in found.items() if count]
