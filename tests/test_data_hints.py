@@ -194,6 +194,12 @@ def test_another_robots_folder_is_called_that(copies: dict[str, Path], kind: str
     assert all(said in line and "fetch" not in line for line in lines), lines
 
 
+def test_another_robots_folder_in_float64(copies: dict[str, Path]) -> None:
+    walk = np.random.default_rng(0).normal(size=(102, 14)).cumsum(0) * 0.01
+    np.tanh(walk).astype("<f8").tofile(copies["tokens"] / "robot_states/states_0.bin")
+    assert all("it holds 14 channels a row" in line for line in told(copies["tokens"], "tokens"))
+
+
 def test_rows_lost_are_not_another_robot(copies: dict[str, Path]) -> None:
     """Half of 100 frames' rows are as many bytes as 10 channels of 125; the values tell."""
     root = write_tokens(copies["tokens"].parent / "even", (100,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Array = npt.NDArray[Any]
+Role = Literal["metadata", "video", "states", "segments"]
+"""What a shard's files hold."""
 
 _LOOKED_AT = 1 << 16
 """Numbers of a file that are looked at."""
@@ -27,8 +29,10 @@ _FEW_TOKENS = 1 << 10
 """Tokens among which agreement may be chance."""
 _MOST_CHANNELS = 1000
 """More than any robot sends."""
-_TYPES = {"f8": "float64", "f4": "float32", "f2": "float16", "i8": "int64", "i4": "int32", "i2": "int16"}
-_TYPES |= {"u2": "uint16", "u1": "uint8"}
+_TYPES = {
+    "f8": "float64", "f4": "float32", "f2": "float16", "i8": "int64", "i4": "int32", "i2": "int16", "u2": "uint16",
+    "u1": "uint8",
+}  # fmt: skip
 SWAPPED = "holds big-endian numbers (their bytes the other way round make sense); write them little-endian"
 FLOATS = "holds float32 numbers instead of int32; write it as little-endian int32"
 
@@ -65,6 +69,9 @@ def states_hint(path: Path, size: int, num_rows: int, *, advice: str) -> str:
     if channels is None:
         return advice
     if is_other_robot(path, size, num_rows):
+        if channels % 2 == 0 and not _sane(open_array(path, "<f4", size // 4)):
+            kind = states_type(path, size, num_rows, channels=channels // 2)
+            channels = channels // 2 if kind != "<f4" else channels
         return (
             f"it holds {channels} channels a row, this build reads EVE's {NUM_CHANNELS}: another robot's data cannot "
             "be used yet"
@@ -246,7 +253,7 @@ def _alternates(flat: Array, *, side: int, step: int) -> bool:
 
 # -- names -----------------------------------------------------------------------------------------------------------
 
-FILE_NAMES: dict[str, re.Pattern[str]] = {
+FILE_NAMES: dict[Role, re.Pattern[str]] = {
     "metadata": re.compile(r"metadata_(0|[1-9]\d{0,8})\.json"),
     "video": re.compile(r"video_(0|[1-9]\d{0,8})\.(?:mp4|bin)"),
     "states": re.compile(r"states_(0|[1-9]\d{0,8})\.bin"),
@@ -258,7 +265,7 @@ _MOST_DIGITS = 9
 _SUFFIXES = {"metadata": (".json",), "video": (".mp4", ".bin"), "states": (".bin",), "segments": (".bin",)}
 
 
-def numbered(names: Iterable[str], role: str) -> dict[int, str]:
+def numbered(names: Iterable[str], role: Role) -> dict[int, str]:
     """Those of the names that a shard's file of this role has, by the shard's number."""
     found = (FILE_NAMES[role].fullmatch(name) for name in names)
     return {int(match[1]): match[0] for match in found if match}
@@ -309,7 +316,7 @@ def _last_number(name: str) -> int | None:
     return int(digits[-1]) if digits and len(digits[-1]) <= _MOST_DIGITS else None
 
 
-def rename_hint(name: str, role: str) -> str | None:
+def rename_hint(name: str, role: Role) -> str | None:
     """What a file that is named otherwise should be called, if it ends like one of this role and has a number."""
     number = _last_number(name)
     ending = next((ending for ending in _SUFFIXES[role] if name.lower().endswith(ending)), None)

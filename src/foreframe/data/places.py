@@ -76,7 +76,7 @@ class Places:
     """Name of the folder of states; "" in a flat folder."""
     segments: str
     contents: Contents
-    names: dict[str, list[str]]
+    names: dict[hints.Role, list[str]]
     """Names of the files in each role's folder."""
 
     @classmethod
@@ -93,7 +93,12 @@ class Places:
         segments = (
             _existing_folder(root, SEGMENTS_FOLDERS) if recordings else (found[0] if found else SEGMENTS_FOLDERS[0])
         )
-        places = {"metadata": "metadata", "video": "videos", "states": states, "segments": segments}
+        places: dict[hints.Role, str] = {
+            "metadata": "metadata",
+            "video": "videos",
+            "states": states,
+            "segments": segments,
+        }
         return cls(
             states=states,
             segments=segments,
@@ -103,11 +108,8 @@ class Places:
 
     def present(self) -> dict[int, str]:
         """Numbers of the shards of which there is any file, each with the name of one."""
-        return {
-            number: name
-            for role in ("metadata", "segments", "states", "video")
-            for number, name in hints.numbered(self.names[role], role).items()
-        }
+        roles: tuple[hints.Role, ...] = ("metadata", "segments", "states", "video")
+        return {number: name for role in roles for number, name in hints.numbered(self.names[role], role).items()}
 
 
 def not_a_dataset(root: Path) -> str:
