@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
+from foreframe.config import CONFIG_FILE, RunConfig, differences, load_config, save_config, to_json
 from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import InferenceConfig, evaluate
+from foreframe.evaluate import evaluate
 from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
-from foreframe.tracks.reconstruction import ReconstructionConfig
-from foreframe.tracks.sampling import SamplingConfig
+from foreframe.tracks.config import ReconstructionConfig, SamplingConfig
+from foreframe.tracks.table import build_track
 from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from foreframe.data.layout import Split
+    from foreframe.inference.config import InferenceConfig
     from foreframe.tracks.track import Track
 
 _FREE_TO_CHANGE = {
@@ -92,7 +93,7 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> 
     # The first process makes the folder and whatever is cached in it; the others find it made.
     with accelerator.main_process_first():
         _prepare(folder, config, data_fingerprint=data_fingerprint)
-        track = build_track(config)
+        track = build_track(config.track)
         train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
         if accelerator.is_main_process:
             tell_skipped(root, train_clips.skipped)
@@ -143,7 +144,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
         raise InputError(
             f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
         )
-    track = build_track(config)
+    track = build_track(config.track)
     model = track.build()
     newest = checkpoints[-1]
     progress = load_checkpoint(newest, track=track, model=model)

@@ -15,7 +15,7 @@ from torch import nn
 
 from foreframe.errors import InputError
 from foreframe.files import sha256_file
-from foreframe.models.tokenizer import CELL
+from foreframe.models.config import CELL
 
 if TYPE_CHECKING:
     from pathlib import Path

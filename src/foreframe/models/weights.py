@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
 from foreframe.files import sha256_file
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
-from foreframe.models.st_transformer import STTransformer, STTransformerConfig
-from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+from foreframe.models.autoencoder import VideoAutoencoder
+from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
+from foreframe.models.st_transformer import STTransformer
+from foreframe.models.tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
     from torch import nn
