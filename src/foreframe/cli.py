@@ -1,6 +1,6 @@
 """The command line: reads options, calls the library, and turns every fault of the input into one line.
 
-Exit status: 0 done, 1 the input is faulty, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 the input is faulty, 2 wrong usage, 128 + its number: stopped by a signal (Ctrl-C: 130).
 """
 
 # No `from __future__ import annotations` here: the options of some commands are classes made inside functions, whose
@@ -20,7 +20,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, Positional
 
 import foreframe
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 
 # Torch and all that needs it is imported inside the commands, so that `--help` answers at once.
 
@@ -57,6 +57,8 @@ def run(arguments: list[str]) -> int:
         # A value that only the library behind an option could judge.
         _complain(error)
         return 1
+    except Stopped as stopped:
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("foreframe: stopped", file=sys.stderr)
         return 130
@@ -117,7 +119,8 @@ def _demo(arguments: list[str]) -> int:
     options = _parse(DemoOptions, arguments, prog="foreframe demo")
     from foreframe.demo import demo
 
-    return 0 if demo(options.out, num_steps=options.num_steps) else 130
+    demo(options.out, num_steps=options.num_steps)
+    return 0
 
 
 def _data(arguments: list[str]) -> int:
@@ -422,8 +425,7 @@ def _train(arguments: list[str]) -> int:
     )
     from foreframe.runs import train_run
 
-    if not train_run(options.out, _with_absolute_paths(options.config)):
-        return 130
+    train_run(options.out, _with_absolute_paths(options.config))
     print(f"trained {options.out}; now: foreframe evaluate {options.out}")
     return 0
 
