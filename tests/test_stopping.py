@@ -35,6 +35,7 @@ class Clips:
 
     def __init__(self, whole: Any, error: BaseException | int) -> None:
         self.whole, self.error, self.clips, self.skipped = whole, error, whole.clips, whole.skipped
+        self.hanging = os.pipe()
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -43,6 +44,7 @@ class Clips:
         if index == 3 or self.error == 0:
             if isinstance(self.error, int):
                 os.kill(os.getpid(), self.error)
+                os.write(self.hanging[1], b"!")
                 time.sleep(600)
             else:
                 raise self.error
@@ -51,8 +53,6 @@ class Clips:
 
 @pytest.fixture(scope="module")
 def whole(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from foreframe.tracks.table import build_track
-
     clips = build_track(tiny_tokenizer_config(raw_root).track).open(
         raw_root / "train", cache=tmp_path_factory.mktemp("c")
     )
@@ -129,10 +129,12 @@ def test_a_reader_that_hangs_keeps_nobody(whole: Any) -> None:
     """As on a network drive that no longer answers."""
     started = time.monotonic()
     schedule = BatchSchedule(num_clips=len(whole), global_batch_size=2, seed=0)
+    clips = Clips(whole, 0)
     with (
         pytest.raises(ZeroDivisionError),
-        training_batches(Clips(whole, 0), schedule, steps=range(500), micro_batch_size=2, num_workers=1),
+        training_batches(clips, schedule, steps=range(500), micro_batch_size=2, num_workers=1),
     ):
+        os.read(clips.hanging[0], 1)
         raise ZeroDivisionError
     assert time.monotonic() - started < 30
     assert not [reader for reader in multiprocessing.active_children() if reader.join(5) or reader.is_alive()]
