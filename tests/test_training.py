@@ -22,13 +22,13 @@ from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
 from foreframe.errors import InputError, UsageError
 from foreframe.inference.config import InferenceConfig, RolloutConfig
+from foreframe.manifest import seal
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors, weights_hash
 from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from foreframe.tracks.table import build_track
 from foreframe.train import loop
-from foreframe.train.checkpoint import seal
 
 
 def curve(run: Path) -> list[dict[str, float]]:

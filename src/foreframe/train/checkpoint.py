@@ -13,14 +13,13 @@ Random numbers need no saving: every step draws from a seed of its own (`train.l
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError
-from foreframe.files import sha256_file
+from foreframe.manifest import MANIFEST_FILE, seal, sync, verify
 from foreframe.models.weights import (
     MODEL_FILE,
     PARTS,
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
 
     from foreframe.tracks.track import Track
 
-MANIFEST_FILE = "manifest.json"
 TRAINER_FILE = "trainer.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CHECKPOINT_VERSION = 1
+_ADVICE = "delete that checkpoint folder to go on from the one before it, if there is one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def save_checkpoint(
         (partial / TRAINER_FILE).write_text(json.dumps({"version": CHECKPOINT_VERSION, **asdict(progress)}) + "\n")
         seal(partial)
         partial.rename(final)
-        _sync(root)
+        sync(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -103,7 +102,7 @@ def load_checkpoint(
 
 def read_progress(folder: Path) -> Progress:
     """How far a checkpoint is, after a look at all its files (`verify`)."""
-    verify(folder)
+    verify(folder, advice=_ADVICE)
     trainer = _read_json(folder / TRAINER_FILE)
     if trainer.get("version") != CHECKPOINT_VERSION:
         raise InputError(
@@ -131,35 +130,6 @@ def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
     for name in (input_files(folder) | {TRAINER_FILE}) - {MODEL_FILE}:
         shutil.copy(folder / name, out / name)
     seal(out)
-
-
-def seal(folder: Path) -> None:
-    """Flush every file to disk and write the manifest, last."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        _sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps({"version": CHECKPOINT_VERSION, "files": files}, indent=1) + "\n")
-    _sync(manifest)
-    _sync(folder)
-
-
-def verify(folder: Path) -> None:
-    """Raise `InputError` unless every file the manifest names is there with the right size and hash."""
-    advice = "delete that checkpoint folder to go on from the one before it, if there is one"
-    try:
-        files = _read_json(folder / MANIFEST_FILE)["files"]
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / MANIFEST_FILE}: is missing or damaged; {advice}") from error
-    there = {path.name for path in folder.iterdir()} - {MANIFEST_FILE}
-    if odd := sorted(there ^ expected.keys()):
-        raise InputError(f"{folder / odd[0]}: is missing, or not in the checkpoint's manifest; {advice}")
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        if path.stat().st_size != size or sha256_file(path) != digest:
-            raise InputError(f"{path}: is not what the manifest says (damaged or changed); {advice}")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, torch.Tensor]:
@@ -192,11 +162,3 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: is not a JSON object")
     return data
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
