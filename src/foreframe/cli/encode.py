@@ -1,6 +1,5 @@
 """`foreframe data encode`: raw folders into tokens or latents."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,19 +74,18 @@ def encode_command(arguments: list[str]) -> int:
 
 def _encoder(options: EncodeOptions, raw: Path) -> Any:
     """What `--encoder` names, ready to use on this process's device."""
-    import torch
-
     from foreframe.encode import LatentEncoder, TokenEncoder, holds_autoencoder, load_autoencoder, load_tokenizer
     from foreframe.models.cosmos import CosmosTokenizer
+    from foreframe.train.processes import local_device
 
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    device = local_device()
     if holds_autoencoder(options.encoder):
         from foreframe.data.raw import RawDataset
 
         autoencoder, weights = load_autoencoder(options.encoder)
         size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
-            autoencoder=autoencoder.to(torch.device(device)),
+            autoencoder=autoencoder.to(device),
             weights=weights,
             size=size,
             frames=options.frames,

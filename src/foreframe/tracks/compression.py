@@ -251,7 +251,10 @@ class CompressionTrack:
         """See `Track`: always from its initialisation."""
 
     def loss(self, model: STTransformer, batch: Batch) -> Loss:
-        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1 (report, section 3.2)."""
+        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1.
+
+        Teacher forcing is the report's (section 3.2), the shift by one *derived* (challenge-facts 4.3).
+        """
         tokens, states = _tokens(batch), self._states(batch)
         inputs = tokens[:, :-1]
         if self.config.scheduled_sampling > 0:

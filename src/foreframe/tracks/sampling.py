@@ -289,7 +289,7 @@ class SamplingTrack:
     def predict(self, model: StateConditionedWan, batch: Batch, *, quick: bool = False) -> SamplingPrediction:
         """The mean of an ensemble, from the context's latents and the states; `quick`: one sample of ten steps.
 
-        The report's own validation while training took ten steps (challenge-facts 5.9).
+        The validation of the team's training script takes ten steps, too (challenge-facts 5.9, [team]).
         """
         config = self.config
         sampler, members = config.sampler, config.ensemble
