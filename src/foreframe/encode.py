@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from foreframe.batch import Batch, ClipId, collate, to_video
-from foreframe.data.clips import clip_ids, state_window
+from foreframe.data.clips import clip_ids, require_rate, state_window
 from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
 from foreframe.data.folders import one_at_a_time, resumable_folder
 from foreframe.data.integrity import check_rows
@@ -188,6 +188,7 @@ def encode_folder(
     """
     share = share or Share()
     dataset = RawDataset(raw, on_bad_shard=on_bad_shard)
+    require_rate(dataset.layout.hz, raw / "metadata.json")
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
     identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
