@@ -20,7 +20,7 @@ from foreframe.config import save_config
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 from foreframe.inference.config import InferenceConfig, RolloutConfig
 from foreframe.manifest import seal
 from foreframe.models.tokenizer import VideoTokenizer
@@ -147,7 +147,9 @@ def test_sigterm_stops_after_the_step_and_resumes_exactly(
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_step", interrupted)
-        assert not train_run(run, config)
+        with pytest.raises(Stopped) as stopped:
+            train_run(run, config)
+        assert stopped.value.number == signal.SIGTERM
     assert checkpoint_folders(run)[-1].name == "step_00000003"
     assert train_run(run, config)
     assert same_weights(run, compression_run)

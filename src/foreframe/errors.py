@@ -16,6 +16,14 @@ class UsageError(ValueError):
     """The command line is wrong: an unknown recipe, a path that is not there, a place not writable. Exit status 2."""
 
 
+class Stopped(Exception):
+    """A signal asked the work to end, what was done is kept, and that has been said. Exit status 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
 def require(config: object, **ranges: tuple[float, float]) -> None:
     """Raise `ValueError` unless each named field of `config` is None or within its inclusive range.
 

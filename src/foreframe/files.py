@@ -13,7 +13,7 @@ import stat
 import sys
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from foreframe.errors import InputError, UsageError
 
@@ -264,7 +264,26 @@ def locked(path: Path, *, taken: str | None = None) -> Generator[None, None, Non
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+_held: set[TextIO] = set()
+"""Files whose locks this process holds."""
+
+
+def _forget_locks() -> None:
+    """A forked child has its parent's open files and would hold their locks after the parent was killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 _told: set[str] = set()

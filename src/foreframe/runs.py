@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foreframe.config import CONFIG_FILE, RunConfig, differences, load_config, save_config, to_json
+from foreframe.config import CONFIG_FILE, RunConfig, differences, load_config, run_name, save_config, to_json
 from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate
+from foreframe.files import listed, locked
 from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
 from foreframe.tracks.config import ReconstructionConfig, SamplingConfig
 from foreframe.tracks.table import build_track
@@ -28,12 +30,14 @@ from foreframe.train.loop import train
 from foreframe.train.processes import start_accelerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from foreframe.data.layout import Split
     from foreframe.inference.config import InferenceConfig
     from foreframe.tracks.track import Track
 
+TRAIN_LOCK = ".train.lock"
+"""In a run folder: held by the one process that trains there. Evaluation does not ask for it."""
 _FREE_TO_CHANGE = {
     "data",
     "train.num_steps",
@@ -82,36 +86,61 @@ def split_folder(config: RunConfig, root: Path | None, split: Split) -> Path | N
     return find_split(root, split, kind="tokens" if config.track.kind == "compression" else "raw")
 
 
-def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> bool:
-    """Start or resume the run in `folder`. Returns False if it was asked to stop before the last step."""
+def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> Path:
+    """Start or resume the run in `folder` and return its last checkpoint; `Stopped` if a signal ends it before.
+
+    One at a time: where another process trains in `folder`, `UsageError`.
+    """
     root, held_out = (split_folder(config, None, split) for split in ("train", "val"))
     if root is None:
         raise InputError(f"{config.data}: holds no train split; give it a folder train/ in 1X's v2.0 format")
     cache = folder / "cache" if cache is None else cache
     data_fingerprint = source_fingerprint(root, on_bad_shard=config.on_bad_shard)
     accelerator = start_accelerator()
-    # The first process makes the folder and whatever is cached in it; the others find it made.
-    with accelerator.main_process_first():
-        _prepare(folder, config, data_fingerprint=data_fingerprint)
-        track = build_track(config.track)
-        train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
-        if accelerator.is_main_process:
-            tell_skipped(root, train_clips.skipped)
-        val_clips = None
-        # A root that is itself a dataset stands for every split: nothing is held out then.
-        if config.train.validate_every and held_out is not None and held_out != root:
-            val_clips = track.open(held_out, cache=cache, with_video=track.scores_pixels)
-    return train(
-        folder,
-        track=track,
-        train_clips=train_clips,
-        val_clips=val_clips,
-        data_fingerprint=data_fingerprint,
-        config=config.train,
-        optim=config.optim,
-        accelerator=accelerator,
-        label=config.recipe,
-    )
+    with _alone(folder) if accelerator.is_main_process else nullcontext():
+        # The first process makes the folder and whatever is cached in it; the others find it made.
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                _prepare(folder, config, data_fingerprint=data_fingerprint)
+            track = build_track(config.track)
+            train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
+            if accelerator.is_main_process:
+                tell_skipped(root, train_clips.skipped)
+            val_clips = None
+            # A root that is itself a dataset stands for every split: nothing is held out then.
+            if config.train.validate_every and held_out is not None and held_out != root:
+                val_clips = track.open(held_out, cache=cache, with_video=track.scores_pixels)
+        train(
+            folder,
+            track=track,
+            train_clips=train_clips,
+            val_clips=val_clips,
+            data_fingerprint=data_fingerprint,
+            config=config.train,
+            optim=config.optim,
+            accelerator=accelerator,
+            label=config.recipe,
+        )
+    return folder / "checkpoints" / f"step_{config.train.num_steps:08d}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None, None, None]:
+    """Make the run folder, if it may be one, and keep other trainings out of it until the body ends."""
+    names = {path.name for path in listed(folder)}
+    if CONFIG_FILE not in names and any(not name.startswith(".") for name in names):
+        raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
+    make_folder(folder)
+    lock = folder / TRAIN_LOCK
+    with ExitStack() as stack:
+        try:
+            taken = f"{folder}: another `train` ({{pid}}) is at work here; let it end, or name another --out"
+            stack.enter_context(locked(lock, taken=taken))
+        except OSError as error:
+            raise UsageError(
+                f"{lock}: cannot be written ({error.strerror}); name a folder of yours with --out"
+            ) from error
+        yield
 
 
 def tell_skipped(root: Path, skipped: Mapping[int, str]) -> None:
@@ -225,11 +254,14 @@ def export_run(folder: Path, out: Path, *, average_with: Sequence[Path] = ()) ->
     (Wortsman et al., 2022). `UsageError` if they are not the same model on the same inputs.
     """
     run = open_run(folder)
+    weights = weights_hash(run.checkpoint)
     if average_with:
-        _average(run, [open_run(other) for other in average_with])
+        others = [open_run(other) for other in average_with]
+        _average(run, others)
+        weights = " ".join([weights, *(weights_hash(other.checkpoint) for other in others)])
     with atomic_folder(out) as partial:
-        save_config(partial, _without_paths(run.config))
-        (partial / "checkpoints").mkdir()
+        config = _without_paths(run.config)
+        save_config(partial, config, name=run_name(config, weights))
         export_checkpoint(run.checkpoint, partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
             shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
@@ -274,8 +306,10 @@ def make_folder(folder: Path) -> None:
 
 
 def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
-    """Make the folder and write `config.json`, or make sure that the run there is the same one."""
-    if (folder / CONFIG_FILE).is_file():
+    """Write `config.json`, or make sure that the run in the folder is the same one."""
+    name = run_name(config, data_fingerprint)
+    # Whether the run has begun is never guessed from what cannot be listed.
+    if CONFIG_FILE in {path.name for path in listed(folder)}:
         there, checkpoints = load_config(folder), checkpoint_folders(folder)
         changed = {
             name: values
@@ -285,9 +319,9 @@ def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
         }
         # Until something is learnt the settings may still be put right.
         if changed and checkpoints:
-            name, (old, new) = next(iter(changed.items()))
+            field, (old, new) = next(iter(changed.items()))
             raise UsageError(
-                f"{folder}: holds another run: {name} is {old!r} there and {new!r} here; use its settings to go on "
+                f"{folder}: holds another run: {field} is {old!r} there and {new!r} here; use its settings to go on "
                 "with it, or another --out"
             )
         done = read_progress(checkpoints[-1]) if checkpoints else None
@@ -298,7 +332,7 @@ def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:
                 f"{folder}: has done {done.step} steps already, more than train.num-steps {config.train.num_steps}; "
                 "name another --out to train for fewer"
             )
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
-    make_folder(folder)
-    save_config(folder, config)
+        if done is not None:
+            save_config(folder, config)
+            return
+    save_config(folder, config, name=name)

@@ -13,7 +13,7 @@ from foreframe.cli.data import data_command
 from foreframe.cli.evaluate import evaluate_command, export_command, report_command
 from foreframe.cli.output import complain
 from foreframe.cli.train import demo_command, plan_command, recipes_command, train_command
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +51,8 @@ def run(arguments: list[str]) -> int:
         # A value that only the library behind an option could judge.
         complain(error)
         return 1
+    except Stopped as stopped:
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("foreframe: stopped", file=sys.stderr)
         return 130

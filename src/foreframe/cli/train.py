@@ -29,7 +29,8 @@ def demo_command(arguments: list[str]) -> int:
     options = parse(DemoOptions, arguments, prog="foreframe demo")
     from foreframe.demo import demo
 
-    return 0 if demo(options.out, num_steps=options.num_steps) else 130
+    demo(options.out, num_steps=options.num_steps)
+    return 0
 
 
 def plan_command(arguments: list[str]) -> int:
@@ -91,8 +92,7 @@ def train_command(arguments: list[str]) -> int:
     )
     from foreframe.runs import train_run
 
-    if not train_run(options.out, _with_absolute_paths(options.config)):
-        return 130
+    train_run(options.out, _with_absolute_paths(options.config))
     print(f"trained {options.out}; now: foreframe evaluate {options.out}")
     return 0
 

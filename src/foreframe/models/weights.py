@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict
 from importlib import resources
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import sha256_file
+from foreframe.files import listed, naming, sha256_file
 from foreframe.models.autoencoder import VideoAutoencoder
 from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
 from foreframe.models.st_transformer import STTransformer
@@ -102,11 +103,14 @@ def _expanded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file; a disk that is full is an `OSError` like any other."""
+    """Write a safetensors file; a disk that is full is an `OSError` like any other, and names the file."""
     try:
-        save_file(tensors, path)
+        with naming(path):
+            save_file(tensors, path)
     except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
+        told = re.search(r"os error (\d+)", str(error))
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number) if told else str(error), str(path)) from error
 
 
 def model_class(folder: Path) -> str:
@@ -203,4 +207,4 @@ def shipped_runs() -> dict[str, Path]:
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """A run's finished checkpoints, oldest first. Whatever is not named `step_` and eight digits is not finished."""
-    return sorted(folder for folder in (run / "checkpoints").glob("step_*") if _STEP.fullmatch(folder.name))
+    return [folder for folder in listed(run / "checkpoints", "step_*") if _STEP.fullmatch(folder.name)]
