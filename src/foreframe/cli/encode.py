@@ -42,6 +42,7 @@ def encode_command(arguments: list[str]) -> int:
     """Turn raw folders into tokens or latents; under `torchrun` this process does its share."""
     options = parse(EncodeOptions, arguments, prog="foreframe data encode")
     from foreframe.data.encoding import read_encoding
+    from foreframe.data.folders import remove_leftovers
     from foreframe.data.layout import find_split
     from foreframe.encode import Share, encode_folder, is_encoding_of
     from foreframe.runs import tell_skipped
@@ -57,6 +58,7 @@ def encode_command(arguments: list[str]) -> int:
         encoder = _encoder(options, root)
         out = options.out if root == options.folder else options.out / root.name
         if out.exists() and is_encoding_of(out, root, encoder=encoder, on_bad_shard=options.on_bad_shard):
+            remove_leftovers(out)
             print(f"{out}: is made already")
             continue
         with progress_bar(f"encode {root.name}", "frames") as progress:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from foreframe.batch import Batch, ClipId, to_video
+from foreframe.data.encoding import encoded_fingerprint
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
 from foreframe.data.windows import CLIP_FRAMES, CLIP_HZ
 from foreframe.errors import InputError
@@ -198,6 +199,11 @@ class TokenClips:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
 
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
+
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 6, grid, grid) int64; states (1, num_states, 25)."""
         clip = self.clips[index]
@@ -231,6 +237,11 @@ class TokenSamples:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
 
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
+
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 3, grid, grid) int64; states (1, 64, 25), all valid."""
         clip = self.clips[index]
@@ -255,6 +266,11 @@ class VideoSamples:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, 17, H, W) float32 in [-1, 1]; states (1, 77, 25), all valid."""
@@ -308,6 +324,11 @@ class VideoClips:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""

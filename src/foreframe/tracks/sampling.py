@@ -13,7 +13,7 @@ import torch
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames
 from foreframe.data.clips import VideoClips, clip_ids
-from foreframe.data.encoding import read_encoding
+from foreframe.data.encoding import read_encoding, verify_encoded
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.windows import CLIP_FRAMES
@@ -179,7 +179,9 @@ class SamplingTrack:
                     "raw folder in its place, or leave validation out with --train.validate-every 0"
                 )
             expected = {"weights_sha256": self._autoencoder_hash, "frame_indices": config.frame_offsets}
-            return LatentClips(root, expected={**expected, "frame_size": config.size})
+            clips = LatentClips(root, expected={**expected, "frame_size": config.size})
+            verify_encoded(root)
+            return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
             raw.check()
@@ -550,6 +552,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)
