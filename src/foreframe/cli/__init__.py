@@ -1,17 +1,20 @@
 """The command line: reads options, calls the library, and turns every fault of the input into one line.
 
-Exit status: 0 done, 1 the input is faulty, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 the input is faulty, or a device fails during the work; 2 refused before any work begins;
+128 and the signal's number where one stopped it, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import foreframe
 from foreframe.cli.data import data_command
 from foreframe.cli.evaluate import evaluate_command, export_command, report_command
-from foreframe.cli.output import complain
+from foreframe.cli.faults import out_of_memory, place_of
+from foreframe.cli.output import complain, complain_output, finish_streams, is_output_failure, prepare_streams
 from foreframe.cli.train import demo_command, plan_command, recipes_command, train_command
 from foreframe.errors import InputError, Stopped, UsageError
 
@@ -38,9 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; everything is written by then."""
+    prepare_streams()
+    return finish_streams(_status(arguments))
+
+
+def _status(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
+    except SystemExit as stop:  # after a command's --help
+        return int(stop.code or 0)
     except UsageError as error:
         complain(error)
         return 2
@@ -48,22 +58,26 @@ def run(arguments: list[str]) -> int:
         complain(error)
         return 1
     except ValueError as error:
-        # A value that only the library behind an option could judge.
-        complain(error)
+        # What an option or a file makes wrong is told where it is read. This comes from elsewhere.
+        complain(f"{type(error).__name__} in {place_of(error)}: {error}; please report this fault with the command")
         return 1
     except Stopped as stopped:
         return 128 + stopped.number
     except KeyboardInterrupt:
-        print("foreframe: stopped", file=sys.stderr)
+        complain("stopped")
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
-        return 0
     except OSError as error:
-        # A full disk, a folder that may not be read or written: the system says which and why.
-        reason = error.strerror or str(error)
-        complain(f"{error.filename}: {reason}" if error.filename else reason)
+        if is_output_failure(error):
+            complain_output(error)
+        else:
+            # A full disk, a file that may not be read: the system says which and why.
+            reason = error.strerror or str(error)
+            complain(f"{error.filename}: {reason}" if error.filename else reason)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if (line := out_of_memory(error)) is None:
+            raise
+        complain(line)
         return 1
 
 
@@ -74,6 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"foreframe {foreframe.__version__}")
         return 0
+    _require_working_directory()
     command, rest = arguments[0], arguments[1:]
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": demo_command,
@@ -88,6 +103,15 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in commands:
         raise UsageError(f"{command}: no such command; there are: {', '.join(commands)}")
     return commands[command](rest)
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working directory is not there any more ({error.strerror}); change into one that is, with cd"
+        ) from error
 
 
 def _overview() -> str:
