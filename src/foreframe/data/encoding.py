@@ -53,6 +53,9 @@ def read_encoding(root: Path) -> dict[str, Any] | None:
     if content.get("kind") not in ENCODING_KEYS or not needed <= content.keys():
         missing = ", ".join(sorted(needed - content.keys())) or f"kind {content['kind']!r} unknown"
         raise InputError(f"{path}: is no description of tokens or latents ({missing}); encode the video again")
+    if content["kind"] == "latents":
+        # Not among the keys that must be there: latents were made before it was an option.
+        content.setdefault("legacy_segment_check", False)
     return content
 
 
