@@ -469,7 +469,14 @@ def write_latents(root: Path, dtype: str = "bfloat16") -> Path:
         "dtype": dtype,
         "latent_shape": [2, 3, 2, 2],
     }
-    facts |= {"frame_indices": [0], "clip_stride": 8, "num_states": 7, "clips": {"0": 5, "3": 0}, "skipped": {}}
+    facts |= {
+        "frame_indices": [0],
+        "clip_stride": 8,
+        "legacy_segment_check": False,
+        "num_states": 7,
+        "clips": {"0": 5, "3": 0},
+        "skipped": {},
+    }
     facts |= {"simulated": False, "frame_size": 16}
     write_metadata(root, num_shards=2, num_images=100)
     facts |= {"source_fingerprint": "f", "files": describe_files(root, also={})}

@@ -112,6 +112,8 @@ class LatentEncoder:
     """Which of a clip's 77 frames are encoded (challenge-facts 5.2)."""
     stride: int = 8
     """Frames from the start of one clip to the next (challenge-facts 5.7)."""
+    legacy_segment_check: bool = False
+    """Whether clips are listed as the entry's loader did (`clip_ids`)."""
     dtype: LatentDtype = "bfloat16"
     """Precision in which latents are kept; they are computed in float32."""
 
@@ -126,6 +128,7 @@ class LatentEncoder:
             "frame_size": self.size,
             "frame_indices": indices,
             "clip_stride": self.stride,
+            "legacy_segment_check": self.legacy_segment_check,
             "dtype": self.dtype,
             "num_states": CLIP_FRAMES,
             "latent_shape": list(self.autoencoder.latent_shape(num_frames=len(indices), size=self.size)),
@@ -242,7 +245,8 @@ def latents_of(raw: Path, *, cache: Path, encoder: LatentEncoder, on_bad_shard: 
     """
     wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     source, weights = str(wanted["source_fingerprint"])[:12], encoder.weights[:12]
-    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{encoder.stride}"
+    stride = f"{encoder.stride}{'-legacy' if encoder.legacy_segment_check else ''}"
+    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{stride}"
     _cache(raw, out, encoder=encoder, wanted=wanted, on_bad_shard=on_bad_shard)
     clips = LatentClips(out, expected=wanted)
     if on_bad_shard == "raise" and clips.skipped:
@@ -444,7 +448,8 @@ class _Work:
     # -- latents -----------------------------------------------------------------------------------------------------
 
     def _clips(self, shard: Shard, encoder: LatentEncoder) -> tuple[ClipId, ...]:
-        return clip_ids({shard.index: self.dataset.segments(shard.index)}, stride=encoder.stride)[:]
+        segments = {shard.index: self.dataset.segments(shard.index)}
+        return clip_ids(segments, stride=encoder.stride, legacy_segment_check=encoder.legacy_segment_check)[:]
 
     def _latents(self, shard: Shard, encoder: LatentEncoder, ticks: _Ticks) -> None:
         clips = self._clips(shard, encoder)

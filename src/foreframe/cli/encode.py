@@ -32,6 +32,8 @@ class EncodeOptions:
     """Latents: which frames of a 77-frame clip are encoded."""
     stride: int = 8
     """Latents: frames from the start of one clip to the next."""
+    legacy_segment_check: bool = False
+    """Latents: list clips as the entry's loader did, without the one that ends just where its recording does."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Latents: precision on disk."""
     on_bad_shard: Literal["raise", "skip"] = "raise"
@@ -92,6 +94,7 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
             size=size,
             frames=options.frames,
             stride=options.stride,
+            legacy_segment_check=options.legacy_segment_check,
             dtype=options.dtype,
         )
     tokenizer, weights = load_tokenizer(options.encoder)

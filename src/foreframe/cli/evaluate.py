@@ -28,7 +28,15 @@ def evaluate_command(arguments: list[str]) -> int:
         if not isinstance(track, SamplingConfig):
             fields += [("rollout", type(compression.rollout), compression.rollout)]
         if not isinstance(track, CompressionConfig):
-            names = ("sampler", "ensemble", "decode", "answer", "unchanged_tolerance", "inference_precision")
+            names = (
+                "sampler",
+                "ensemble",
+                "decode",
+                "answer",
+                "unchanged_tolerance",
+                "inference_precision",
+                "legacy_segment_check",
+            )
             types = get_type_hints(SamplingConfig)
             fields += [(name, types[name], getattr(sampling, name)) for name in names]
 

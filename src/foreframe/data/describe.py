@@ -95,6 +95,7 @@ def _describe_latents(root: Path, encoding: dict[str, Any]) -> dict[str, Any]:
         "dtype": encoding["dtype"],
         "frame_indices": encoding["frame_indices"],
         "clip_stride": encoding["clip_stride"],
+        "legacy_segment_check": encoding["legacy_segment_check"],
         "skipped": encoding["skipped"],
     }
 

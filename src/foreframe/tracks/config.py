@@ -131,6 +131,9 @@ class SamplingConfig:
     """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
     val_clip_stride: int = 77
     """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
+    legacy_segment_check: bool = False
+    """Whether to list clips as the entry's loader did, in training and in evaluation: it also asks for the frame after
+    a clip, and so loses the clip that ends just where its recording or shard does (challenge-facts 1.6, 7.13)."""
     latents: Literal["cached", "online"] = "cached"
     """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
     flow: FlowConfig = field(default_factory=FlowConfig)

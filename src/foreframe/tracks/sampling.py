@@ -178,14 +178,19 @@ class SamplingTrack:
                     f"{root}: holds latents, but scores need the frames; evaluate with --data RAW; to train, put the "
                     "raw folder in its place, or leave validation out with --train.validate-every 0"
                 )
-            expected = {"weights_sha256": self._autoencoder_hash, "frame_indices": config.frame_offsets}
-            clips = LatentClips(root, expected={**expected, "frame_size": config.size})
+            expected = {
+                "weights_sha256": self._autoencoder_hash,
+                "frame_indices": config.frame_offsets,
+                "frame_size": config.size,
+                "legacy_segment_check": config.legacy_segment_check,
+            }
+            clips = LatentClips(root, expected=expected)
             verify_encoded(root)
             return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
             raw.check()
-            ids = clip_ids(raw.all_segments(), stride=stride)
+            ids = clip_ids(raw.all_segments(), stride=stride, legacy_segment_check=config.legacy_segment_check)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
             return VideoClips(raw, ids, frame_offsets=config.frame_offsets, size=config.size)
@@ -195,6 +200,7 @@ class SamplingTrack:
             size=config.size,
             frames=config.frames,
             stride=stride,
+            legacy_segment_check=config.legacy_segment_check,
         )
         clips = latents_of(root, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         if not len(clips):
