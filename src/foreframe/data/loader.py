@@ -101,7 +101,7 @@ class _Readings(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> Batch | Exception:
         try:
             return collate([self.clips[index] for index in indices])
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, EOFError, MemoryError) as error:
             return _told_anywhere(error)
 
 

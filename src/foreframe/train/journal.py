@@ -6,7 +6,7 @@ import json
 import math
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,8 +25,13 @@ METRICS_FILE = "metrics.jsonl"
 class Journal:
     """Append to `metrics.jsonl` and show progress. A context manager; one process of a run writes it."""
 
-    def __init__(self, run: Path, *, first_step: int, num_steps: int, elapsed: float, label: str) -> None:
-        """`first_step` and `elapsed` seconds are where a resumed run goes on: later lines are dropped first."""
+    def __init__(
+        self, run: Path, *, first_step: int, num_steps: int, elapsed: float, label: str, shown: TextIO | None = None
+    ) -> None:
+        """`first_step` and `elapsed` seconds are where a resumed run goes on: later lines are dropped first.
+
+        Progress is shown on the error stream, unless `shown` is given.
+        """
         self._path = run / METRICS_FILE
         keep_lines(self._path, up_to_step=first_step)
         # Unbuffered: what a full disk refused is not tried again while the file is closed.
@@ -39,7 +44,7 @@ class Journal:
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=shown, stderr=shown is None),
             refresh_per_second=2,
         )
         self._task = self._progress.add_task(label, total=num_steps, completed=first_step, status="")
