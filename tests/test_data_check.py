@@ -18,6 +18,7 @@ from foreframe.data.check import KINDS, CheckConfig, Finding, check_folder
 from foreframe.data.check.findings import MOST_OF_A_KIND
 from foreframe.data.check.motion import Recording, image_motion, judge
 from foreframe.data.check.stretches import find_stretches
+from foreframe.data.encoding import ENCODING_VERSION, describe_files, sealed
 from foreframe.data.latents import LatentClips, record_type
 from foreframe.data.layout import find_layout
 from foreframe.data.video import VideoWriter, iterate_frames
@@ -201,8 +202,9 @@ G0, G1, M0, M1 = (
     "metadata/metadata_1.json",
 )
 META = "metadata.json"
-ENCODING = {"version": 2, "kind": "tokens", "weights_sha256": "w", "vocab_size": 64000, "frame_size": 64}
+ENCODING = {"version": ENCODING_VERSION, "kind": "tokens", "weights_sha256": "w", "vocab_size": 64000, "frame_size": 64}
 ENCODING |= {"source_fingerprint": "f", "simulated": False, "skipped": {}, "source_shards": [0, 1]}
+ENCODING |= {"files": {}, "sealed": "0" * 64}
 
 BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     # kind of data, what is done to it, and the finding's kind, file and start of its place
@@ -346,14 +348,14 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ),
     (
         "tokens",
-        lambda r: (r / "encoding.json").write_text('{"version": 2}'),
+        lambda r: (r / "encoding.json").write_text(json.dumps({"version": ENCODING_VERSION})),
         "metadata-invalid",
         "encoding.json",
         "kind",
     ),
     (
         "tokens",
-        lambda r: (r / "encoding.json").write_text('{"version": 2, "kind": "tokens"}'),
+        lambda r: (r / "encoding.json").write_text(json.dumps({"version": ENCODING_VERSION, "kind": "tokens"})),
         "metadata-invalid",
         "encoding.json",
         "source_fingerprint",
@@ -460,11 +462,25 @@ def write_latents(root: Path, dtype: str = "bfloat16") -> Path:
     clips["latents"] = 0x3F80 if dtype == "bfloat16" else 1
     (root / "clips_0.bin").write_bytes(clips.tobytes())
     (root / "clips_3.bin").write_bytes(b"")
-    facts = {"version": 2, "kind": "latents", "weights_sha256": "w", "dtype": dtype, "latent_shape": [2, 3, 2, 2]}
-    facts |= {"frame_indices": [0], "clip_stride": 8, "num_states": 7, "clips": {"0": 5, "3": 0}, "skipped": {}}
+    facts: dict[str, object] = {
+        "version": ENCODING_VERSION,
+        "kind": "latents",
+        "weights_sha256": "w",
+        "dtype": dtype,
+        "latent_shape": [2, 3, 2, 2],
+    }
+    facts |= {
+        "frame_indices": [0],
+        "clip_stride": 8,
+        "legacy_segment_check": False,
+        "num_states": 7,
+        "clips": {"0": 5, "3": 0},
+        "skipped": {},
+    }
     facts |= {"simulated": False, "frame_size": 16}
-    (root / "encoding.json").write_text(json.dumps({**facts, "source_fingerprint": "f"}))
     write_metadata(root, num_shards=2, num_images=100)
+    facts |= {"source_fingerprint": "f", "files": describe_files(root, also={})}
+    (root / "encoding.json").write_bytes(sealed(facts))
     return root
 
 

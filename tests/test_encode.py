@@ -19,7 +19,7 @@ from foreframe.batch import collate, to_video
 from foreframe.cli import run
 from foreframe.data.clips import TokenSamples, clip_ids, state_window
 from foreframe.data.describe import describe
-from foreframe.data.encoding import read_encoding
+from foreframe.data.encoding import read_encoding, sealed
 from foreframe.data.folders import resumable_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.latents import LatentClips
@@ -157,17 +157,17 @@ def test_other_work_is_not_gone_on_with(raw: Path, tmp_path: Path, tokens_encode
 
 
 def test_two_processes_do_not_write_one_share(tmp_path: Path) -> None:
-    with resumable_folder(tmp_path / "out", identity={"a": 1}) as partial:
-        (partial / "video_0.bin").write_bytes(b"1")
+    with resumable_folder(tmp_path / "out", identity={"a": 1}) as begun:
+        (begun.folder / "video_0.bin").write_bytes(b"1")
         with (
-            pytest.raises(UsageError, match="another process is writing it"),
+            pytest.raises(UsageError, match=f"another process \\(pid {os.getpid()}\\) is writing it"),
             resumable_folder(tmp_path / "out", identity={"a": 1}),
         ):
             pass
         with resumable_folder(tmp_path / "out", identity={"a": 1}, rank=1) as same:
-            assert same == partial
+            assert same == begun
     assert not (tmp_path / "out").exists()
-    assert (partial / "video_0.bin").exists()
+    assert (begun.folder / "video_0.bin").exists()
 
 
 def test_work_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
@@ -330,7 +330,9 @@ def test_the_command_makes_latents_and_refuses_what_does_not_divide(
     assert "cannot be read as an AutoencoderKLWan" in capsys.readouterr().err
 
 
-def test_a_cache_is_never_another_datas(tmp_path: Path, tokens_encoder: TokenEncoder) -> None:
+def test_a_cache_is_never_another_datas(
+    tmp_path: Path, tokens_encoder: TokenEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in (0, 1):
         write_raw(tmp_path / f"raw{seed}", style="flat", segments=[40], seed=seed)
     ours = tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder)
@@ -339,9 +341,14 @@ def test_a_cache_is_never_another_datas(tmp_path: Path, tokens_encoder: TokenEnc
     assert not is_encoding_of(ours, tmp_path / "raw1", encoder=tokens_encoder)
     assert tokens_of(tmp_path / "raw1", cache=tmp_path / "cache", encoder=tokens_encoder) != ours
     path = ours / "encoding.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "source_fingerprint": "other"}))
-    with pytest.raises(InputError, match="source_fingerprint is 'other'"):
-        tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder)
+    before = contents(ours)
+    path.write_bytes(sealed({**json.loads(path.read_text()), "source_fingerprint": "other"}))
+    assert tokens_of(tmp_path / "raw0", cache=tmp_path / "cache", encoder=tokens_encoder) == ours
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "source_fingerprint is 'other'" in said[0]
+    assert "this cache is made again" in said[0]
+    assert contents(ours) == before
 
 
 def test_a_raw_test_split_becomes_a_tokenised_one(tmp_path: Path, tokens_encoder: TokenEncoder) -> None:
@@ -384,7 +391,7 @@ def test_stopped_before_the_last_rename_it_is_still_the_same_work(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr("foreframe.data.writer._appear", stop)
+        patch.setattr("foreframe.data.folders._appear", stop)
         with pytest.raises(Stopped):
             encode_folder(raw, tmp_path / "out", encoder=tokens_encoder)
     other = TokenEncoder(tokenizer=tokens_encoder.tokenizer, weights="v" * 64, size=SIZE)
@@ -424,8 +431,8 @@ def test_exchanged_latents_are_refused(raw: Path, tmp_path: Path, latents_encode
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("[" * 200_000, "cannot be read"), ('{"version": 2}', "is no description"), ('{"version": 1}', "version 1"),
-     ('{"version": 2, "kind": "latents"}', "is no description"), ("[]", "version None")],
+    [("[" * 200_000, "cannot be read"), ('{"version": 3}', "is no description"), ('{"version": 2}', "version 2"),
+     ('{"version": 3, "kind": "latents"}', "Field required"), ("[]", "is not a JSON object")],
 )  # fmt: skip
 def test_a_broken_description_is_one_line(
     tmp_path: Path, content: str, says: str, capsys: pytest.CaptureFixture[str]

@@ -19,12 +19,19 @@ from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import evaluate
+from foreframe.evaluate import evaluate, evaluating
 from foreframe.files import listed, locked
 from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
 from foreframe.tracks.config import ReconstructionConfig, SamplingConfig
 from foreframe.tracks.table import build_track
-from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
+from foreframe.train.checkpoint import (
+    TRAINER_FILE,
+    Progress,
+    export_checkpoint,
+    input_files,
+    load_checkpoint,
+    read_progress,
+)
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
 from foreframe.train.processes import start_accelerator
@@ -51,6 +58,8 @@ _FREE_TO_CHANGE = {
 how often to look."""
 
 
+_MOST_TRIES = 10
+"""Times that the newest checkpoint is read, where training removes it while it is read."""
 _HOW_TO_PREDICT = ("rollout", "sampler", "ensemble", "decode", "answer", "inference_precision")
 """Fields of a track that leave what is learnt alone."""
 
@@ -64,9 +73,13 @@ class Run:
     track: Track[Any]
     model: Any
     checkpoint: Path
-    """The newest finished checkpoint, which `model` holds."""
+    """The newest finished checkpoint when it was opened, which `model` holds. Training may have removed it since."""
     progress: Progress
     """How far that is, on what data."""
+    weights_sha256: str
+    """Of its weights."""
+    files: Mapping[str, bytes]
+    """Its small files by name: all but weights and the optimiser's state."""
 
 
 def sample_data() -> Path:
@@ -155,7 +168,43 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
     """Read a run's configuration and newest checkpoint; a shipped run's name stands for its folder.
 
     `predicting` replaces settings of how the track predicts, by their names; `UsageError` if it has no such setting.
+    All that is ever needed of the checkpoint is read here: a training that goes on may remove it the next moment. If
+    it does so meanwhile, the newest one is read again.
     """
+    folder, config = _settings(folder, predicting)
+    track = build_track(config.track)
+    model = track.build()
+    for _ in range(_MOST_TRIES):
+        checkpoints = checkpoint_folders(folder)
+        if not checkpoints:
+            raise InputError(
+                f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
+            )
+        newest = checkpoints[-1]
+        try:
+            progress = load_checkpoint(newest, track=track, model=model)
+            return Run(
+                folder=folder,
+                config=config,
+                track=track,
+                model=model.eval(),
+                checkpoint=newest,
+                progress=progress,
+                weights_sha256=weights_hash(newest),
+                files=_small_files(newest),
+            )
+        except (InputError, OSError):
+            # Damaged, unless another one has taken its place.
+            if checkpoint_folders(folder)[-1:] == [newest]:
+                raise
+    raise InputError(
+        f"{folder}: is trained on, and its checkpoints are removed faster than they are read; start again, or keep "
+        "more of them with --train.keep-checkpoints"
+    )
+
+
+def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path, RunConfig]:
+    """A run's folder, found by a shipped one's name too, and its configuration with what is to be replaced in it."""
     shipped = shipped_runs()
     if not folder.exists() and str(folder) in shipped:
         folder = shipped[str(folder)]
@@ -168,16 +217,11 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
         if not hasattr(config.track, name):
             raise UsageError(f"{folder}: its track, {config.track.kind}, has no {name} to set")
         config = replace(config, track=replace(config.track, **{name: value}))
-    checkpoints = checkpoint_folders(folder)
-    if not checkpoints:
-        raise InputError(
-            f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
-        )
-    track = build_track(config.track)
-    model = track.build()
-    newest = checkpoints[-1]
-    progress = load_checkpoint(newest, track=track, model=model)
-    return Run(folder=folder, config=config, track=track, model=model.eval(), checkpoint=newest, progress=progress)
+    return folder, config
+
+
+def _small_files(checkpoint: Path) -> dict[str, bytes]:
+    return {name: (checkpoint / name).read_bytes() for name in (*sorted(input_files(checkpoint)), TRAINER_FILE)}
 
 
 def evaluate_run(
@@ -193,43 +237,46 @@ def evaluate_run(
 
     `inference` and `predicting` (see `open_run`) replace the run's own settings; the receipt holds what was used.
     """
-    run = open_run(folder, predicting=predicting)
-    if run.folder in shipped_runs().values():
+    folder, settings = _settings(folder, predicting)
+    if folder in shipped_runs().values():
         raise UsageError(
             f"{folder}: lies inside the package; `foreframe export {folder} --out RUN` makes a copy to evaluate"
         )
-    root = split_folder(run.config, data, "val")
+    root = split_folder(settings, data, "val")
     if root is None:
-        raise InputError(f"{data or run.config.data}: holds no val split; name held-out data with --data")
-    if source_fingerprint(root) == run.progress.data_fingerprint:
-        raise InputError(f"{root}: is what the run was trained on; name held-out data with --data")
-    cache = run.folder / "cache" if cache is None else cache
+        raise InputError(f"{data or settings.data}: holds no val split; name held-out data with --data")
     accelerator = start_accelerator()
-    with accelerator.main_process_first():
-        clips = run.track.open(root, cache=cache, with_video=True)
-    config = run.config.inference if inference is None else inference
-    receipt = {
-        "recipe": run.config.recipe,
-        "checkpoint": run.checkpoint.name,
-        "weights_sha256": weights_hash(run.checkpoint),
-        "trained_on_fingerprint": run.progress.data_fingerprint,
-        "dataset": root.name,
-        "dataset_fingerprint": fingerprint(root),
-        "split": "val" if root != data else "the folder given",
-        "simulated": is_simulated(root),
-        "seed": run.config.train.seed,
-        "config": to_json(run.config),
-    }
-    return evaluate(
-        run.folder,
-        track=run.track,
-        model=run.model,
-        clips=clips,
-        config=config,
-        receipt=receipt,
-        accelerator=accelerator,
-        progress=progress,
-    )
+    with evaluating(folder, accelerator):
+        run = open_run(folder, predicting=predicting)
+        if source_fingerprint(root) == run.progress.data_fingerprint:
+            raise InputError(f"{root}: is what the run was trained on; name held-out data with --data")
+        cache = run.folder / "cache" if cache is None else cache
+        with accelerator.main_process_first():
+            clips = run.track.open(root, cache=cache, with_video=True)
+        config = run.config.inference if inference is None else inference
+        receipt = {
+            "recipe": run.config.recipe,
+            "checkpoint": run.checkpoint.name,
+            "weights_sha256": run.weights_sha256,
+            "trained_on_fingerprint": run.progress.data_fingerprint,
+            "dataset": root.name,
+            "dataset_fingerprint": fingerprint(root),
+            "encoded_fingerprint": clips.encoded_fingerprint,
+            "split": "val" if root != data else "the folder given",
+            "simulated": is_simulated(root),
+            "seed": run.config.train.seed,
+            "config": to_json(run.config),
+        }
+        return evaluate(
+            run.folder,
+            track=run.track,
+            model=run.model,
+            clips=clips,
+            config=config,
+            receipt=receipt,
+            accelerator=accelerator,
+            progress=progress,
+        )
 
 
 def copy_shipped(name: str, out: Path) -> None:
@@ -254,15 +301,18 @@ def export_run(folder: Path, out: Path, *, average_with: Sequence[Path] = ()) ->
     (Wortsman et al., 2022). `UsageError` if they are not the same model on the same inputs.
     """
     run = open_run(folder)
-    weights = weights_hash(run.checkpoint)
+    weights = run.weights_sha256
     if average_with:
         others = [open_run(other) for other in average_with]
         _average(run, others)
-        weights = " ".join([weights, *(weights_hash(other.checkpoint) for other in others)])
+        weights = " ".join([weights, *(other.weights_sha256 for other in others)])
     with atomic_folder(out) as partial:
         config = _without_paths(run.config)
         save_config(partial, config, name=run_name(config, weights))
-        export_checkpoint(run.checkpoint, partial / "checkpoints" / run.checkpoint.name, model=run.model)
+        with tempfile.TemporaryDirectory() as held:
+            for name, content in run.files.items():
+                (Path(held) / name).write_bytes(content)
+            export_checkpoint(Path(held), partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
             shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
 
@@ -273,11 +323,12 @@ def _average(run: Run, others: Sequence[Run]) -> None:
     if is_partly_trained(run.model):
         raise UsageError(f"{run.folder}: holds adapters; the mean of two is not what they do together; export it alone")
     for other in others:
-        names = input_files(run.checkpoint) | input_files(other.checkpoint)
+        names = {*run.files, *other.files} - {TRAINER_FILE}
         for name in sorted(names, key=lambda name: name != MODEL_FILE):
-            pair = [one.checkpoint / name for one in (run, other)]
-            if not all(path.is_file() for path in pair) or pair[0].read_bytes() != pair[1].read_bytes():
-                raise UsageError(f"{pair[1]}: is not what {run.folder} has; only one model's weights can be averaged")
+            if run.files.get(name) != other.files.get(name):
+                raise UsageError(
+                    f"{other.checkpoint / name}: is not what {run.folder} has; only one model's weights can be averaged"
+                )
     weights = [one.model.state_dict() for one in others]
     for name, value in run.model.state_dict().items():
         if value.is_floating_point():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreframe.data.clips import require_rate
 from foreframe.data.integrity import fingerprint
 from foreframe.data.raw import RawDataset
 
@@ -31,6 +32,7 @@ class DecodedDataset(RawDataset):
     def __init__(self, root: Path, *, cache: Path, size: int, on_bad_shard: OnBadShard = "raise") -> None:
         """Open the folder, and decode into `cache` what is not there yet; the data's fingerprint names the place."""
         super().__init__(root, on_bad_shard=on_bad_shard)
+        require_rate(self.layout.hz, root / "metadata.json")  # before hours of decoding, not after
         self.check()
         self.size = size
         self._folder = cache / f"frames-{fingerprint(root, on_bad_shard=on_bad_shard)[:12]}-{size}"

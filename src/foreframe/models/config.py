@@ -51,8 +51,12 @@ class STTransformerConfig:
     state_width: int = 2048
     """Hidden width of the state MLP (*assumed*; with it the count comes to 136 M)."""
     state_pooling: Literal["target_rows", "adaptive"] = "target_rows"
-    """How state rows meet grids (*assumed*): the mean over the frames that the predicted grid was made from, or an
-    even split of all rows over the positions."""
+    """How state rows become one vector for each position (*assumed*; the report says only that they are combined).
+
+    `target_rows`: the mean over the rows of the frames that the predicted grid was made from. Grid 5 ends with frame
+    33, so of 64 rows the model never reads 35 to 63 (row 34 through the convolution), although the report's equation 1
+    conditions on all of s_0 to s_63. `adaptive` reads all 64: they are split evenly over the positions, as
+    `adaptive_avg_pool1d` does, so a position's rows are not those of its grid's frames."""
 
     def __post_init__(self) -> None:
         counts = ("vocab_size", "grid", "num_grids", "num_layers", "num_heads", "width", "mlp_ratio", "state_width")

@@ -170,8 +170,8 @@ class CompressionTrack:
             size = self.config.model.grid * CELL
             encoder = TokenEncoder(tokenizer=self.tokenizer, weights=self._tokenizer_hash, size=size)
             root = tokens_of(raw, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
-        elif self.config.tokenizer is not None:
-            check_encoding(root, weights=self._tokenizer_hash)
+        else:
+            check_encoding(root, weights=None if self.config.tokenizer is None else self._tokenizer_hash)
         tokens = TokenDataset(root, on_bad_shard=on_bad_shard)
         if tokens.grid != self.config.model.grid:
             raise InputError(
@@ -251,7 +251,10 @@ class CompressionTrack:
         """See `Track`: always from its initialisation."""
 
     def loss(self, model: STTransformer, batch: Batch) -> Loss:
-        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1 (report, section 3.2)."""
+        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1.
+
+        Teacher forcing is the report's (section 3.2), the shift by one *derived* (challenge-facts 4.3).
+        """
         tokens, states = _tokens(batch), self._states(batch)
         inputs = tokens[:, :-1]
         if self.config.scheduled_sampling > 0:
@@ -443,6 +446,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)

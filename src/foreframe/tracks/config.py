@@ -51,7 +51,7 @@ class CompressionConfig:
     """Z-score the states with the training split's statistics, closures excepted (*assumed*)."""
     scheduled_sampling: float = 0.0
     """Share of the cells of future grids that are, as training input, the model's own guess instead of the true token.
-    The report tried it without gain (section 3.2) and left it off."""
+    The report tried it without gain (section 3.4)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How evaluation picks the tokens it feeds back."""
 
@@ -131,6 +131,9 @@ class SamplingConfig:
     """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
     val_clip_stride: int = 77
     """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
+    legacy_segment_check: bool = False
+    """Whether to list clips as the entry's loader did, in training and in evaluation: it also asks for the frame after
+    a clip, and so loses the clip that ends just where its recording or shard does (challenge-facts 1.6, 7.13)."""
     latents: Literal["cached", "online"] = "cached"
     """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -138,7 +141,8 @@ class SamplingConfig:
     loss_latents: Literal["future", "last"] = "future"
     """Latent frames that the loss is over: all that are to be predicted (*assumed*), or the last alone."""
     state_dropout: float = 0.0
-    """Share of clips whose states are withheld in training, for guidance (report: 0.1 where there is any)."""
+    """Share of clips whose states are withheld in training, for guidance. Where the entry has any, its training
+    script has 0.1 (challenge-facts 5.6, [team]); the report gives no share."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Steps, solver and guidance of a prediction."""
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
@@ -149,7 +153,7 @@ class SamplingConfig:
     """The last decoded frame, or the mean of the two that show frame 76 (with `stride4_dup_last` only)."""
     unchanged_tolerance: float = 0.0
     """Difference, on the scale [-1, 1], below which a place of a sample counts as unchanged and shows the last observed
-    frame itself (`inference.unchanged`); 0 is never, as in the report, whose autoencoder loses little."""
+    frame itself (`inference.unchanged`); 0 is never, as in the entry."""
     inference_precision: Literal["no", "bf16"] = "no"
     """Precision of the transformer's and the decoder's matrix products in prediction."""
 

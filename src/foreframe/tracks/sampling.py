@@ -13,7 +13,7 @@ import torch
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames
 from foreframe.data.clips import VideoClips, clip_ids
-from foreframe.data.encoding import read_encoding
+from foreframe.data.encoding import read_encoding, verify_encoded
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.windows import CLIP_FRAMES
@@ -178,12 +178,19 @@ class SamplingTrack:
                     f"{root}: holds latents, but scores need the frames; evaluate with --data RAW; to train, put the "
                     "raw folder in its place, or leave validation out with --train.validate-every 0"
                 )
-            expected = {"weights_sha256": self._autoencoder_hash, "frame_indices": config.frame_offsets}
-            return LatentClips(root, expected={**expected, "frame_size": config.size})
+            expected = {
+                "weights_sha256": self._autoencoder_hash,
+                "frame_indices": config.frame_offsets,
+                "frame_size": config.size,
+                "legacy_segment_check": config.legacy_segment_check,
+            }
+            clips = LatentClips(root, expected=expected)
+            verify_encoded(root)
+            return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
             raw.check()
-            ids = clip_ids(raw.all_segments(), stride=stride)
+            ids = clip_ids(raw.all_segments(), stride=stride, legacy_segment_check=config.legacy_segment_check)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
             return VideoClips(raw, ids, frame_offsets=config.frame_offsets, size=config.size)
@@ -193,6 +200,7 @@ class SamplingTrack:
             size=config.size,
             frames=config.frames,
             stride=stride,
+            legacy_segment_check=config.legacy_segment_check,
         )
         clips = latents_of(root, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         if not len(clips):
@@ -289,7 +297,7 @@ class SamplingTrack:
     def predict(self, model: StateConditionedWan, batch: Batch, *, quick: bool = False) -> SamplingPrediction:
         """The mean of an ensemble, from the context's latents and the states; `quick`: one sample of ten steps.
 
-        The report's own validation while training took ten steps (challenge-facts 5.9).
+        The validation of the team's training script takes ten steps, too (challenge-facts 5.9, [team]).
         """
         config = self.config
         sampler, members = config.sampler, config.ensemble
@@ -550,6 +558,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)
