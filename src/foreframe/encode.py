@@ -191,6 +191,8 @@ def encode_folder(
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
     identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
+    if on_bad_shard == "raise":
+        dataset.check_size(encoder.size)
     with resumable_folder(out, identity=identity, rank=share.rank) as partial:
         work = _Work(dataset, partial, on_bad_shard=on_bad_shard)
         mine = [shard for shard in dataset.layout.shards if shard.index % share.num_ranks == share.rank]

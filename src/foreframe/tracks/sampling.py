@@ -182,7 +182,7 @@ class SamplingTrack:
             return LatentClips(root, expected={**expected, "frame_size": config.size})
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
-            raw.check()
+            raw.check(size=config.size)
             ids = clip_ids(raw.all_segments(), stride=stride)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
