@@ -51,7 +51,6 @@ class Clips:
 
 @pytest.fixture(scope="module")
 def whole(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from foreframe.tracks.table import build_track
 
     clips = build_track(tiny_tokenizer_config(raw_root).track).open(
         raw_root / "train", cache=tmp_path_factory.mktemp("c")
