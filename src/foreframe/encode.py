@@ -203,6 +203,8 @@ def encode_folder(
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
     identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
+    if on_bad_shard == "raise":
+        dataset.check_size(encoder.size)
     try:
         with resumable_folder(out, identity=identity, rank=share.rank) as unfinished:
             work = _Work(dataset, unfinished, on_bad_shard=on_bad_shard)

@@ -12,6 +12,7 @@ import av.error
 from av.stream import Disposition
 
 from foreframe.errors import InputError
+from foreframe.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +32,7 @@ def films(container: InputContainer) -> list[VideoStream]:
 
 def open_film(path: Path) -> tuple[InputContainer, VideoStream]:
     """An open mp4 and its one film, to be decoded in one thread; `InputError` where there is no such thing."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such video file")
+    require_regular(path)
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
@@ -55,6 +55,15 @@ def open_film(path: Path) -> tuple[InputContainer, VideoStream]:
     # More threads would keep several frames in flight per open file; loaders run many readers side by side instead.
     streams[0].codec_context.thread_count = 1
     return container, streams[0]
+
+
+def film_size(path: Path) -> tuple[int, int]:
+    """Width and height of a file's frames, as its header says; nothing else is read."""
+    container, stream = open_film(path)
+    try:
+        return stream.codec_context.width, stream.codec_context.height
+    finally:
+        container.close()
 
 
 def too_many_films(streams: list[VideoStream]) -> str:

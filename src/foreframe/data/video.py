@@ -16,6 +16,7 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 
 from foreframe.data.film import reason
+from foreframe.data.frame_size import check_frame_size
 from foreframe.data.video_decoder import ONE_THREAD, VideoDecoder
 from foreframe.data.video_index import VideoIndex
 from foreframe.data.video_keyframes import compared
@@ -255,10 +256,7 @@ def downsample(frame: Frames, size: int | None, *, where: str) -> Frames:
     height, width, _ = frame.shape
     if size is None or height == width == size:
         return frame
-    if size <= 0 or height != width or height % size:
-        raise InputError(
-            f"{where}: frames of {height}x{width} cannot be box-downsampled to {size}x{size}; choose a divisor"
-        )
+    check_frame_size(where, width, height, size=size)
     factor = height // size
     area = factor * factor
     number = np.uint16 if area * 255 + area // 2 < 1 << 16 else np.uint32
@@ -292,6 +290,7 @@ class VideoWriter:
             # x264's AVX-512 code reads outside small frames: at 64 to 112 the same frames gave other bytes each time,
             # with plain C (and at 128 and above) never.
             options["x264-params"] = "asm=0"
+        self._path, self._is_open = path, True
         self._container = av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"})
         self._stream = self._container.add_stream("libx264", rate=hz, options=options)
         self._stream.width = self._stream.height = size
@@ -306,6 +305,8 @@ class VideoWriter:
 
     def append(self, frame: Frames) -> None:
         """Encode one (size, size, 3) uint8 RGB frame."""
+        if not self._is_open:
+            raise ValueError(f"{self._path}: is finished, no frame can be added")
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {self._shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -317,13 +318,17 @@ class VideoWriter:
         self._container.mux(self._stream.encode(picture))
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and the index."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what the encoder still holds, and the index, and let go of the file; once, however often called."""
+        if self._is_open:
+            self._container.mux(self._stream.encode(None))
+            self._is_open = False
+            self._container.close()
 
     def close(self) -> None:
         """Let go of the file without finishing it."""
-        self._container.close()
+        if self._is_open:
+            self._is_open = False
+            self._container.close()
 
     def __enter__(self) -> Self:
         return self

@@ -189,7 +189,7 @@ class SamplingTrack:
             return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
-            raw.check()
+            raw.check(size=config.size)
             ids = clip_ids(raw.all_segments(), stride=stride, legacy_segment_check=config.legacy_segment_check)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
