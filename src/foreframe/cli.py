@@ -21,6 +21,7 @@ from tyro.conf import AvoidSubcommands, Positional
 
 import foreframe
 from foreframe.errors import InputError, UsageError
+from foreframe.permissions import NONE, Permissions
 
 # Torch and all that needs it is imported inside the commands, so that `--help` answers at once.
 
@@ -36,6 +37,27 @@ COMMANDS = {
 }
 
 T = TypeVar("T")
+
+GivenPermissions = Annotated[Permissions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
+"""Options `--download` and `--trust-sha256` of every command that may fetch, or run a program."""
+
+
+def _run_path(text: str) -> Path:
+    """A run's folder as it was named. `./NAME` is not the shipped run NAME, though `Path` forgets the dot."""
+    path = Path(text)
+    return path.absolute() if len(path.parts) == 1 and text != path.name else path
+
+
+RunPath = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: _run_path(texts[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,6 +318,7 @@ class EncodeOptions:
     """Latents: precision on disk."""
     on_bad_shard: Literal["raise", "skip"] = "raise"
     """A broken shard: an error, or left out, named, and recorded in `encoding.json`."""
+    permissions: GivenPermissions = NONE
 
 
 def _encode(arguments: list[str]) -> int:
@@ -346,10 +369,11 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
     from foreframe.models.cosmos import CosmosTokenizer
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    given = options.permissions
     if holds_autoencoder(options.encoder):
         from foreframe.data.raw import RawDataset
 
-        autoencoder, weights = load_autoencoder(options.encoder)
+        autoencoder, weights = load_autoencoder(options.encoder, permissions=given)
         size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
             autoencoder=autoencoder.to(torch.device(device)),
@@ -359,7 +383,9 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
             stride=options.stride,
             dtype=options.dtype,
         )
-    tokenizer, weights = load_tokenizer(options.encoder)
+    tokenizer, weights = load_tokenizer(options.encoder, permissions=given)
+    if isinstance(tokenizer, CosmosTokenizer):
+        tokenizer.require_trusted(encoder=True)
     # NVIDIA's makes 1X's own grids of 32x32 cells.
     size = (256 if isinstance(tokenizer, CosmosTokenizer) else 128) if options.size is None else options.size
     return TokenEncoder(tokenizer=tokenizer.to(device), weights=weights, size=size)
@@ -412,6 +438,7 @@ def _train(arguments: list[str]) -> int:
 
         out: Path
         """Run folder: new, or one that this command made."""
+        permissions: GivenPermissions = NONE
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
     options = _parse(
@@ -422,7 +449,7 @@ def _train(arguments: list[str]) -> int:
     )
     from foreframe.runs import train_run
 
-    if not train_run(options.out, _with_absolute_paths(options.config)):
+    if not train_run(options.out, _with_absolute_paths(options.config), permissions=options.permissions):
         return 130
     print(f"trained {options.out}; now: foreframe evaluate {options.out}")
     return 0
@@ -432,15 +459,21 @@ def _with_absolute_paths(config: Any) -> Any:
     """So that the run can be used from any folder."""
     if isinstance(config.data, Path):
         config = replace(config, data=config.data.absolute())
+    from foreframe.models.weights import shipped_runs
+
     for name in ("tokenizer", "start_from", "autoencoder", "prompt"):
         path = getattr(config.track, name, None)
-        if path is not None and Path(path).exists():
+        if path is not None and path not in shipped_runs() and Path(path).exists():
             config = replace(config, track=replace(config.track, **{name: str(Path(path).absolute())}))
     base = getattr(config.track.model, "base", None)
     if base is not None and Path(base).exists():
         model = replace(config.track.model, base=str(Path(base).absolute()))
         config = replace(config, track=replace(config.track, model=model))
     return config
+
+
+_NOT_OF_THE_TRACK = ("run", "data", "inference", "permissions")
+"""Options of `evaluate` beside those that say how a track predicts."""
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -465,10 +498,11 @@ def _evaluate(arguments: list[str]) -> int:
         class Options:
             """Score a run's newest checkpoint on held-out clips; writes `scores.json` and `predictions/` into it."""
 
-            run: Positional[Path]
-            """Run folder."""
+            run: Positional[RunPath]
+            """Run folder, or the name of a shipped run."""
             data: Path | None = None
             """Dataset folder, or one that holds `val`; default: beside the run's training data."""
+            permissions: GivenPermissions = NONE
 
         return make_dataclass(
             "Options",
@@ -486,7 +520,7 @@ def _evaluate(arguments: list[str]) -> int:
         config = load_config(options.run)
         own = config.track
         options = _parse(options_with(config.inference, own), arguments, prog="foreframe evaluate")
-    given = {name: value for name, value in vars(options).items() if name not in ("run", "data", "inference")}
+    given = {name: value for name, value in vars(options).items() if name not in _NOT_OF_THE_TRACK}
     from foreframe.runs import evaluate_run
     from foreframe.tables import print_scores
 
@@ -495,6 +529,7 @@ def _evaluate(arguments: list[str]) -> int:
             options.run,
             data=options.data,
             inference=options.inference,
+            permissions=options.permissions,
             predicting={name: value for name, value in given.items() if value != getattr(own, name, value)},
             progress=progress,
         )
@@ -509,7 +544,7 @@ def _evaluate(arguments: list[str]) -> int:
 class ReportOptions:
     """Write one self-contained HTML page: scores, curves, clips, receipts."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[RunPath, ...]]
     """Run folders."""
     out: Path = Path("report.html")
     """File to write."""
@@ -530,20 +565,23 @@ def _report(arguments: list[str]) -> int:
 class ExportOptions:
     """Copy a run with its newest checkpoint, weights in 8 bits and without optimiser state: small enough to pass on."""
 
-    run: Positional[Path]
-    """Run folder."""
+    run: Positional[RunPath]
+    """Run folder, or the name of a shipped run."""
     out: Path
     """Run folder to make."""
-    average_with: tuple[Path, ...] = ()
+    average_with: tuple[RunPath, ...] = ()
     """Other runs of the same model on the same inputs: the copy's weights are the mean of all."""
+    permissions: GivenPermissions = NONE
 
 
 def _export(arguments: list[str]) -> int:
     options = _parse(ExportOptions, arguments, prog="foreframe export")
     from foreframe.runs import export_run
 
-    export_run(options.run, options.out, average_with=options.average_with)
+    needed = export_run(options.run, options.out, average_with=options.average_with, permissions=options.permissions)
     print(f"wrote {options.out}")
+    for name in needed:
+        print(f"foreframe: {options.out}: still names {name}; whoever gets it needs that too", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from foreframe.errors import InputError
 from foreframe.evaluate import InferenceConfig
+from foreframe.permissions import NONE, Permissions
 from foreframe.tracks.compression import CompressionConfig, CompressionTrack
 from foreframe.tracks.reconstruction import ReconstructionConfig, ReconstructionTrack
 from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
@@ -49,15 +50,15 @@ class RunConfig:
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def build_track(config: RunConfig) -> Track[Any]:
-    """The track that the configuration describes."""
+def build_track(config: RunConfig, *, permissions: Permissions = NONE) -> Track[Any]:
+    """The track that the configuration describes, with what may be fetched and run for it."""
     match config.track:
         case CompressionConfig():
-            return CompressionTrack(config.track)
+            return CompressionTrack(config.track, permissions=permissions)
         case ReconstructionConfig():
             return ReconstructionTrack(config.track)
         case SamplingConfig():
-            return SamplingTrack(config.track)
+            return SamplingTrack(config.track, permissions=permissions)
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

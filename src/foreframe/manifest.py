@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from foreframe.errors import InputError
 from foreframe.files import listed, read_typed, require_regular, sha256_file
@@ -16,14 +17,16 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 1
 
 
-class Entry(TypedDict):
+@dataclass(frozen=True)
+class Entry:
     """What a manifest says of a file."""
 
     size: int
     sha256: str
 
 
-class Manifest(TypedDict):
+@dataclass(frozen=True)
+class Manifest:
     """The content of `manifest.json`."""
 
     version: int
@@ -35,9 +38,10 @@ def seal(folder: Path) -> None:
     files: dict[str, Entry] = {}
     for path in _visible(folder):
         sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        files[path.name] = Entry(size=path.stat().st_size, sha256=sha256_file(path))
     manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps({"version": MANIFEST_VERSION, "files": files}, indent=1) + "\n")
+    content = asdict(Manifest(version=MANIFEST_VERSION, files=files))
+    manifest.write_text(json.dumps(content, indent=1) + "\n")
     sync(manifest)
     sync(folder)
 
@@ -49,11 +53,11 @@ def verify(folder: Path, *, advice: str = "take an undamaged copy of that folder
     """
     manifest = read_typed(folder / MANIFEST_FILE, Manifest, advice=advice)
     there = {path.name for path in _visible(folder)} - {MANIFEST_FILE}
-    if odd := sorted(there ^ manifest["files"].keys()):
+    if odd := sorted(there ^ manifest.files.keys()):
         raise InputError(f"{folder / odd[0]}: is missing, or not in the checkpoint's manifest; {advice}")
-    for name, entry in manifest["files"].items():
+    for name, entry in manifest.files.items():
         path = folder / name
-        if require_regular(path).st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
+        if require_regular(path).st_size != entry.size or sha256_file(path) != entry.sha256:
             raise InputError(f"{path}: is not what the manifest says (damaged or changed); {advice}")
     return manifest
 

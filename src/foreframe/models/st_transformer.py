@@ -6,7 +6,6 @@ then one feed-forward. Position t of the input predicts the same cell of grid t 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,8 +48,10 @@ class STTransformerConfig:
     even split of all rows over the positions."""
 
     def __post_init__(self) -> None:
-        counts = ("vocab_size", "grid", "num_grids", "num_layers", "num_heads", "width", "mlp_ratio", "state_width")
-        require(self, **dict.fromkeys((*counts, "num_states"), (1, math.inf)))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        require(self, vocab_size=(1, 2**24), grid=(1, 1024), num_grids=(1, 4096), num_states=(1, 2**16))
+        require(self, num_layers=(1, 512), num_heads=(1, 2**16), width=(1, 2**16), mlp_ratio=(1, 64))
+        require(self, state_width=(1, 2**16))
         require(self, dropout=(0, 1), attention_dropout=(0, 1))
         if self.state_pooling == "target_rows" and grid_rows(self.num_grids)[-1] >= self.num_states:
             raise ValueError(f"num_states {self.num_states} ends before the frames of grid {self.num_grids}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +38,7 @@ class StateEncoderConfig:
     """Whether there is a token that stands for no states, as classifier-free guidance needs (challenge-facts 5.6)."""
 
     def __post_init__(self) -> None:
-        require(self, modulation_width=(1, math.inf), width=(1, math.inf))
+        require(self, modulation_width=(1, 2**16), width=(1, 2**16))
         if self.width % NUM_GROUPS:
             raise ValueError(f"width must be a multiple of {NUM_GROUPS}, not {self.width}")
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from foreframe.errors import require
+from foreframe.files import shortened
 
 BLOCK_FRAMES = 17
 """Frames in a block."""
@@ -30,6 +31,8 @@ BLOCK_GRIDS = 3
 """Token grids in a block: one for frame 0, one for each 8 frames after it."""
 CELL = 8
 """Pixels along the side of one token cell."""
+MAX_VOCABULARY = 2**24
+"""Most tokens that a vocabulary may have: Cosmos' has 64,000."""
 _PATCH = 4
 """Side, in pixels, of the patches that the network works on; a stride of 2 makes it a cell's 8."""
 _PATCH_CHANNELS = 3 * _PATCH**2
@@ -53,11 +56,15 @@ class TokenizerConfig:
     """Residual blocks of the decoder at 1/4."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 3:
-            raise ValueError(f"levels must be whole numbers of at least 3, not {self.levels}")
+        if not self.levels or min(self.levels) < 3 or math.prod(self.levels[:24]) > MAX_VOCABULARY:
+            raise ValueError(
+                f"levels must be whole numbers of at least 3, their product at most {MAX_VOCABULARY}, not "
+                f"{shortened(self.levels, 80)}"
+            )
         if self.fine_width < 8 or self.coarse_width < 8 or self.fine_width % 8 or self.coarse_width % 8:
             raise ValueError(f"widths must be multiples of 8, not {self.fine_width} and {self.coarse_width}")
-        require(self, num_blocks=(0, math.inf), num_drawing_blocks=(0, math.inf))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        require(self, fine_width=(8, 2**14), coarse_width=(8, 2**14), num_blocks=(0, 512), num_drawing_blocks=(0, 512))
 
     @property
     def vocab_size(self) -> int:

@@ -66,7 +66,7 @@ class ReconstructionConfig:
         if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
             raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
         require(self, clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, size=(CELL, math.inf), even_usage=(0, math.inf))
+        require(self, size=(CELL, 2**14), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
