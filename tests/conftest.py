@@ -12,11 +12,8 @@ import torch
 from foreframe.config import RunConfig
 from foreframe.data.folders import atomic_folder
 from foreframe.data.writer import RawShardWriter, write_metadata
-from foreframe.inference.ensemble import EnsembleConfig
-from foreframe.inference.flow_sampler import SamplerConfig
-from foreframe.models.autoencoder import AutoencoderConfig
-from foreframe.models.st_transformer import STTransformerConfig
-from foreframe.models.tokenizer import TokenizerConfig
+from foreframe.inference.config import EnsembleConfig, SamplerConfig
+from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
 from foreframe.models.wan_config import WanConfig
 from foreframe.recipes import RECIPES
 from foreframe.runs import train_run

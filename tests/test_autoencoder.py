@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from foreframe.errors import InputError
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder, autoencoder_folder
+from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder
+from foreframe.models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ import torch
 from conftest import SIZE, write_raw
 from foreframe.batch import collate, to_video
 from foreframe.cli import run
-from foreframe.data.clips import TokenSamples, clip_ids, frame_indices, state_window
+from foreframe.data.clips import TokenSamples, clip_ids, state_window
 from foreframe.data.describe import describe
 from foreframe.data.encoding import read_encoding
 from foreframe.data.folders import resumable_folder
@@ -25,11 +25,13 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
+from foreframe.data.windows import frame_indices
 from foreframe.data.writer import RawShardWriter, write_metadata, write_raw_samples
 from foreframe.encode import LatentEncoder, Share, TokenEncoder, encode_folder, is_encoding_of, tokens_of
 from foreframe.errors import InputError, UsageError
 from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder, autoencoder_hash
-from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+from foreframe.models.config import TokenizerConfig
+from foreframe.models.tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foreframe.batch import Batch, ClipId
 from foreframe.inference.autoregressive import clip_generator, rollout, top_log_probs
+from foreframe.models.config import STTransformerConfig, grid_rows
 from foreframe.models.losses import linear_cross_entropy
-from foreframe.models.st_transformer import STTransformer, STTransformerConfig, TemporalCache, grid_rows
+from foreframe.models.st_transformer import STTransformer, TemporalCache
 from foreframe.models.weights import load_model, save_model
 from foreframe.recipes import RECIPES
 from foreframe.states import NUM_CHANNELS, StateStatistics

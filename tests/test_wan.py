@@ -16,9 +16,10 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from foreframe.errors import InputError
+from foreframe.models.config import StateEncoderConfig
 from foreframe.models.hub import diffusers_folder
 from foreframe.models.lora import TARGETS, is_lora, save_lora
-from foreframe.models.state_encoder import StateEncoder, StateEncoderConfig, state_features
+from foreframe.models.state_encoder import StateEncoder, state_features
 from foreframe.models.wan import (
     ROBOT_FILE,
     StateConditionedWan,

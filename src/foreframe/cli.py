@@ -478,9 +478,8 @@ _NOT_OF_THE_TRACK = ("run", "data", "inference", "permissions")
 
 def _evaluate(arguments: list[str]) -> int:
     from foreframe.config import CONFIG_FILE, load_config
-    from foreframe.evaluate import InferenceConfig
-    from foreframe.tracks.compression import CompressionConfig
-    from foreframe.tracks.sampling import SamplingConfig
+    from foreframe.inference.config import InferenceConfig
+    from foreframe.tracks.config import CompressionConfig, SamplingConfig
 
     def options_with(settings: InferenceConfig, track: Any) -> Any:
         """Options of a run's own track, its own settings being the defaults; of every track where it is not known."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from foreframe.errors import InputError
-from foreframe.evaluate import InferenceConfig
-from foreframe.permissions import NONE, Permissions
-from foreframe.tracks.compression import CompressionConfig, CompressionTrack
-from foreframe.tracks.reconstruction import ReconstructionConfig, ReconstructionTrack
-from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
-from foreframe.train.loop import TrainConfig
-from foreframe.train.optim import OptimConfig
-
-if TYPE_CHECKING:
-    from foreframe.tracks.track import Track
+from foreframe.inference.config import InferenceConfig
+from foreframe.tracks.config import (  # noqa: TC001 (pydantic resolves the annotation)
+    CompressionConfig,
+    ReconstructionConfig,
+    SamplingConfig,
+)
+from foreframe.train.config import OptimConfig, TrainConfig
 
 CONFIG_FILE = "config.json"
 CONFIG_VERSION = 1
@@ -48,17 +45,6 @@ class RunConfig:
 
 
 _ADAPTER = TypeAdapter(RunConfig)
-
-
-def build_track(config: RunConfig, *, permissions: Permissions = NONE) -> Track[Any]:
-    """The track that the configuration describes, with what may be fetched and run for it."""
-    match config.track:
-        case CompressionConfig():
-            return CompressionTrack(config.track, permissions=permissions)
-        case ReconstructionConfig():
-            return ReconstructionTrack(config.track)
-        case SamplingConfig():
-            return SamplingTrack(config.track, permissions=permissions)
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from foreframe.batch import Batch, ClipId, collate, to_video
-from foreframe.data.clips import CLIP_FRAMES, clip_ids, frame_indices, state_window
+from foreframe.data.clips import clip_ids, state_window
 from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
 from foreframe.data.folders import one_at_a_time, resumable_folder
 from foreframe.data.integrity import check_rows
@@ -18,6 +18,7 @@ from foreframe.data.latents import LatentClips, LatentShardWriter, record_type, 
 from foreframe.data.layout import TOKEN_SAMPLE_STATES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_windows
+from foreframe.data.windows import CLIP_FRAMES, frame_indices
 from foreframe.data.writer import (
     write_metadata,
     write_token_samples,
@@ -30,9 +31,10 @@ from foreframe.models.autoencoder import (
     autoencoder_folder,
     autoencoder_hash,
 )
+from foreframe.models.config import BLOCK_FRAMES, CELL
 from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
 from foreframe.models.hub import diffusers_folder, is_on_hub, refuse_other_forms
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, VideoTokenizer
+from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import (
     find_weights,
     load_model,
@@ -49,9 +51,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from foreframe.data.clips import FrameMode
     from foreframe.data.latents import LatentDtype
     from foreframe.data.layout import OnBadShard, Shard
+    from foreframe.data.windows import FrameMode
 
 _BLOCKS_AT_ONCE = 8
 _CLIPS_AT_ONCE = 4

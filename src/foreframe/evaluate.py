@@ -7,11 +7,11 @@ import math
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 
 import foreframe
 from foreframe.data.loader import ordered_batches
-from foreframe.errors import UsageError, require
+from foreframe.errors import UsageError
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
 from foreframe.states import GROUPS, mirrored
 from foreframe.tracks.track import MODEL
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from foreframe.batch import ClipId
     from foreframe.data.loader import ClipDataset
+    from foreframe.inference.config import InferenceConfig, WrongStates
     from foreframe.tracks.track import Track
 
 SCORES_FILE = "scores.json"
@@ -40,11 +41,6 @@ PREDICTIONS_FOLDER = "predictions"
 _CHOSEN = "evenly spaced over the clips that were scored, in order; never by score"
 
 
-WrongStates = Literal[
-    "shuffled", "frozen", "mirrored",
-    "shuffled_torso", "shuffled_arms", "shuffled_neck", "shuffled_hands", "shuffled_base",
-]  # fmt: skip
-"""How states are made wrong, to see what right ones are worth."""
 _WRONG_STATES: dict[WrongStates, str] = {
     "shuffled": "the model, given the states of a clip of another recording",
     "frozen": "the model, given the last observed state row for every frame after it",
@@ -55,30 +51,6 @@ _WRONG_STATES: dict[WrongStates, str] = {
     "shuffled_hands": "the model, given the hands of a clip of another recording",
     "shuffled_base": "the model, given the base's velocities of a clip of another recording",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """How `evaluate` predicts, and how much of it is kept to look at."""
-
-    batch_size: int = 8
-    """Clips predicted at once."""
-    max_clips: int | None = None
-    """Score only this many clips, evenly spaced; None for all. The receipt says how many it was."""
-    num_shown: int = 8
-    """Clips whose frames are kept for the report: evenly spaced over those scored, never chosen by score."""
-    num_resamples: int = 2000
-    """Bootstrap resamples over recordings."""
-    wrong_states: tuple[WrongStates, ...] = ()
-    """Also score the model with states that are not the clip's: does it listen to them at all? `shuffled`: another
-    recording's, all channels or one part's; `frozen`: the last observed row stays; `mirrored`: left for right."""
-    share: Literal["clips", "members"] = "clips"
-    """What several processes share: the clips, or the members of each clip's ensemble (sampling track), so that a
-    single prediction comes sooner."""
-
-    def __post_init__(self) -> None:
-        positive = (1, math.inf)
-        require(self, batch_size=positive, max_clips=positive, num_resamples=positive, num_shown=(0, math.inf))
 
 
 def evaluate(

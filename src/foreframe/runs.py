@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foreframe.config import CONFIG_FILE, RunConfig, build_track, differences, load_config, save_config, to_json
+from foreframe.config import CONFIG_FILE, RunConfig, differences, load_config, save_config, to_json
 from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import InferenceConfig, evaluate
+from foreframe.evaluate import evaluate
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -30,8 +30,8 @@ from foreframe.models.weights import (
     weights_hash,
 )
 from foreframe.permissions import NONE, Permissions
-from foreframe.tracks.reconstruction import ReconstructionConfig
-from foreframe.tracks.sampling import SamplingConfig
+from foreframe.tracks.config import ReconstructionConfig, SamplingConfig
+from foreframe.tracks.table import build_track
 from foreframe.train.checkpoint import Progress, export_checkpoint, input_files, load_checkpoint, read_progress
 from foreframe.train.journal import METRICS_FILE
 from foreframe.train.loop import train
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from foreframe.data.layout import Split
+    from foreframe.inference.config import InferenceConfig
     from foreframe.tracks.track import Track
 
 _FREE_TO_CHANGE = {
@@ -103,7 +104,7 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None, per
     with accelerator.main_process_first():
         config = _pinned_as(folder, config, permissions=permissions)
         _prepare(folder, config, data_fingerprint=data_fingerprint)
-        track = build_track(config, permissions=permissions)
+        track = build_track(config.track, permissions=permissions)
         train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
         if accelerator.is_main_process:
             tell_skipped(root, train_clips.skipped)
@@ -155,7 +156,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permi
             f"{folder}: has no finished checkpoint yet; `foreframe train {config.recipe} --out {folder}` goes on"
         )
     config = _pinned(config, permissions=permissions)
-    track = build_track(config, permissions=permissions)
+    track = build_track(config.track, permissions=permissions)
     newest = checkpoints[-1]
     require_fit(newest, track.build)
     model = track.build()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import torch
 
 from foreframe.batch import Batch, ClipId, to_video
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from foreframe.data.tokens import TokenDataset
 
 Segments = npt.NDArray[np.integer[Any]]
-FrameMode = Literal["stride4_dup_last", "uniform21", "stride2", "all"]
-
-CLIP_FRAMES = 77
-"""Frames from the first observed to the predicted one: 17 given, 60 to go (challenge-facts 2.1)."""
 PAIR_FRAMES = 2 * TOKEN_BLOCK_FRAMES
 """Frames of a context block and the block to predict."""
 PAIR_STATES = 64
@@ -69,25 +66,6 @@ class ClipIndex(Sequence[ClipId]):
         place = places[index]
         shard = self._shards[bisect_right(self._ends, place)]
         return ClipId(shard, int(self._starts[place]), int(self._segments[place]))
-
-
-def frame_indices(mode: FrameMode, start: int = 0) -> npt.NDArray[np.int64]:
-    """Frames of a 77-frame clip that the sampling model sees (challenge-facts 5.2, 7.1).
-
-    `stride4_dup_last`: 0, 4, ..., 76 and 76 again, as the entry did; `uniform21`: round(3.8 i); `stride2`:
-    round(1.9 i), 41 frames; `all`: 77.
-    """
-    last = CLIP_FRAMES - 1
-    match mode:
-        case "stride4_dup_last":
-            offsets = [*range(0, CLIP_FRAMES, 4), last]
-        case "uniform21":
-            offsets = [round(i * last / 20) for i in range(21)]
-        case "stride2":
-            offsets = [round(i * last / 40) for i in range(41)]
-        case "all":
-            offsets = list(range(CLIP_FRAMES))
-    return start + np.array(offsets, dtype=np.int64)
 
 
 def clip_ids(

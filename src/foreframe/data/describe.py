@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from foreframe.data.clips import CLIP_FRAMES, clip_ids, sample_ids, token_pair_ids
+from foreframe.data.clips import clip_ids, sample_ids, token_pair_ids
 from foreframe.data.encoding import read_encoding
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from foreframe.errors import InputError, require
+from foreframe.errors import InputError
 from foreframe.files import listed, read_json, require_regular, sha256_file, shortened, typed
+from foreframe.models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,54 +23,6 @@ if TYPE_CHECKING:
 _CLASS = "AutoencoderKLWan"
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """Size of a `VideoAutoencoder`, in diffusers' words. The defaults are Wan2.2's (challenge-facts 5.1)."""
-
-    base_dim: int = 160
-    """Channels of the encoder's finest level."""
-    decoder_base_dim: int = 256
-    """Channels of the decoder's finest level."""
-    z_dim: int = 48
-    """Channels of the latents."""
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Channels of each level over the base, from fine to coarse."""
-    num_res_blocks: int = 2
-    """Residual blocks of each encoder level; the decoder's have one more. 0 needs the same multiple everywhere."""
-    temperal_downsample: tuple[bool, ...] = (False, True, True)
-    """Whether each step to a coarser level halves time as well (diffusers spells it so)."""
-    patch_size: int | None = 2
-    """Side of the squares of pixels that enter as channels; None for Wan2.1, which has none."""
-    is_residual: bool = True
-    """Wan2.2's levels, with averages past each change of resolution."""
-    latent_noise: float = 0.0
-    """Standard deviation of the noise added to normalised latents in training (*assumed*; Wan's weights come trained):
-    small differences between latents then mean little, which is kind to a model that predicts them."""
-
-    def __post_init__(self) -> None:
-        for name in ("dim_mult", "temperal_downsample"):  # a configuration read from JSON has lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
-        require(self, base_dim=(1, 2**12), decoder_base_dim=(1, 2**12), z_dim=(1, 2**12))
-        require(self, num_res_blocks=(0, 64), patch_size=(1, 64), latent_noise=(0, math.inf))
-        if not 1 <= len(self.dim_mult) <= 8 or not all(1 <= multiple <= 64 for multiple in self.dim_mult):
-            raise ValueError(f"dim_mult must be one to eight numbers from 1 to 64, not {shortened(self.dim_mult, 80)}")
-        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(f"{len(self.dim_mult)} levels need {len(self.dim_mult) - 1} temperal_downsample")
-        if not self.num_res_blocks and len(set(self.dim_mult)) > 1:
-            raise ValueError(f"num_res_blocks 0 cannot change channels, and dim_mult is {self.dim_mult}")
-
-    @property
-    def scale_factor_temporal(self) -> int:
-        """Frames in a latent, but for the first, which is made from one."""
-        return 2 ** sum(self.temperal_downsample)
-
-    @property
-    def scale_factor_spatial(self) -> int:
-        """Pixels along the side of a latent."""
-        return 2 ** len(self.temperal_downsample) * (self.patch_size or 1)
 
 
 @dataclass(frozen=True, kw_only=True)

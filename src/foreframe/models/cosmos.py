@@ -17,7 +17,7 @@ from torch import nn
 
 from foreframe.errors import InputError, UsageError
 from foreframe.files import require_regular, sha256_file
-from foreframe.models.tokenizer import CELL
+from foreframe.models.config import CELL
 from foreframe.permissions import NONE, Permissions
 
 if TYPE_CHECKING:

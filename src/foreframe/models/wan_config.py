@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foreframe.errors import require, require_revision
-from foreframe.models.state_encoder import StateEncoderConfig
+from foreframe.models.config import StateEncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)

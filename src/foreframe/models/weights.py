@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from foreframe.errors import InputError, UsageError
 from foreframe.files import listed, read_json, require_regular, sha256_file, shortened, typed
 from foreframe.manifest import MANIFEST_FILE, verify
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
+from foreframe.models.autoencoder import VideoAutoencoder
+from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
 from foreframe.models.hub import is_on_hub
-from foreframe.models.st_transformer import STTransformer, STTransformerConfig
-from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+from foreframe.models.st_transformer import STTransformer
+from foreframe.models.tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from foreframe.config import RunConfig
-from foreframe.evaluate import InferenceConfig
-from foreframe.models.st_transformer import STTransformerConfig
-from foreframe.tracks.compression import CompressionConfig
-from foreframe.train.loop import TrainConfig
-from foreframe.train.optim import OptimConfig
+from foreframe.inference.config import InferenceConfig
+from foreframe.models.config import STTransformerConfig
+from foreframe.tracks.config import CompressionConfig
+from foreframe.train.config import OptimConfig, TrainConfig
 
 
 def compression_136m() -> RunConfig:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,17 +16,18 @@ from foreframe.data.layout import find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.encode import AnyTokenizer, TokenEncoder, check_encoding, load_tokenizer, tokens_of
-from foreframe.errors import InputError, require
+from foreframe.errors import InputError
 from foreframe.files import read_json
-from foreframe.inference.autoregressive import Rollout, RolloutConfig, clip_generator, rollout
+from foreframe.inference.autoregressive import Rollout, clip_generator, rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.metrics.tokens import TOP_K, cell_scores, top_k_scores
+from foreframe.models.config import BLOCK_FRAMES, CELL
 from foreframe.models.cosmos import CosmosTokenizer
 from foreframe.models.losses import linear_cross_entropy
-from foreframe.models.st_transformer import STTransformer, STTransformerConfig
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL
+from foreframe.models.st_transformer import STTransformer
 from foreframe.permissions import NONE, Permissions
 from foreframe.states import StateStatistics
+from foreframe.tracks.config import NUM_CONTEXT, NUM_FUTURE, CompressionConfig
 from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -41,44 +41,11 @@ if TYPE_CHECKING:
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
-NUM_CONTEXT = baselines.NUM_CONTEXT_GRIDS
-"""Context grids: one block of 17 frames (report, section 3)."""
-NUM_FUTURE = baselines.NUM_FUTURE_GRIDS
-"""Grids to predict: the next block."""
 STATISTICS_FILE = "statistics.json"
 CELLS_FILE = "cells.safetensors"
 """How often each token occurs in each cell, beside the statistics."""
 RECONSTRUCTION = "reconstruction"
 """The predictor that decodes the true tokens: what the tokenizer alone loses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressionConfig:
-    """What is trained on token clips, and how."""
-
-    kind: Literal["compression"] = "compression"
-    """Names the track in `config.json`."""
-    model: STTransformerConfig = field(default_factory=STTransformerConfig)
-    """The transformer's size."""
-    tokenizer: str | None = None
-    """Whose tokens these are: a shipped model, a run folder, or a folder with Cosmos' `encoder.jit` and `decoder.jit`.
-    It encodes raw folders and decodes predictions to pixels. With None there are scores over tokens only."""
-    loss_grids: Literal["future", "all"] = "future"
-    """Cross-entropy on grids 3-5, as the report's sum reads (*assumed*), or on all five that follow another."""
-    pair_stride: int = 2
-    """Blocks from one clip to the next; a clip is two blocks (*assumed*: 2 gives the report's count)."""
-    normalise_states: bool = True
-    """Z-score the states with the training split's statistics, closures excepted (*assumed*)."""
-    scheduled_sampling: float = 0.0
-    """Share of the cells of future grids that are, as training input, the model's own guess instead of the true token.
-    The report tried it without gain (section 3.2) and left it off."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How evaluation picks the tokens it feeds back."""
-
-    def __post_init__(self) -> None:
-        require(self, pair_stride=(1, math.inf), scheduled_sampling=(0, 1))
-        if self.model.num_grids < NUM_CONTEXT + NUM_FUTURE - 1:
-            raise ValueError(f"num_grids {self.model.num_grids} is too few to predict {NUM_FUTURE} from {NUM_CONTEXT}")
 
 
 _REGIMES: dict[baselines.Regime, str] = {

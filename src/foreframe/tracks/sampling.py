@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames
-from foreframe.data.clips import CLIP_FRAMES, VideoClips, clip_ids, frame_indices
+from foreframe.data.clips import VideoClips, clip_ids
 from foreframe.data.encoding import read_encoding
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.encode import LatentEncoder, latents_of, load_autoencoder
-from foreframe.errors import InputError, require, require_revision
+from foreframe.errors import InputError
 from foreframe.files import read_json
 from foreframe.flow import (
-    FlowConfig,
     draw_timesteps,
     flow_matching_loss,
     frame_timesteps,
@@ -31,14 +30,14 @@ from foreframe.flow import (
     velocity_of,
 )
 from foreframe.inference.autoregressive import clip_generator
-from foreframe.inference.ensemble import Draw, EnsembleConfig, ensemble, member_noise, post_process
-from foreframe.inference.flow_sampler import SamplerConfig, sample
+from foreframe.inference.ensemble import Draw, ensemble, member_noise, post_process
+from foreframe.inference.flow_sampler import sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
-from foreframe.models.wan_config import WanConfig
 from foreframe.models.weights import find_weights, load_weights
 from foreframe.permissions import NONE, Permissions
 from foreframe.states import with_value
+from foreframe.tracks.config import NUM_OBSERVED, SamplingConfig
 from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -50,91 +49,15 @@ if TYPE_CHECKING:
     from foreframe.batch import ClipId
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
+    from foreframe.inference.config import EnsembleConfig, SamplerConfig
     from foreframe.inference.ensemble import Ensemble
     from foreframe.inference.flow_sampler import Velocity
     from foreframe.models.autoencoder import VideoAutoencoder
     from foreframe.models.wan import StateConditionedWan
 
-NUM_OBSERVED = 17
-"""Frames of a clip that are given (report, section 2)."""
 STATISTICS_FILE = "statistics.json"
 RECONSTRUCTION = "reconstruction"
 """The predictor that decodes the true latents: what the autoencoder alone loses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """What is trained on clips of video, and how it predicts."""
-
-    kind: Literal["sampling"] = "sampling"
-    """Names the track in `config.json`."""
-    model: WanConfig = field(default_factory=WanConfig)
-    """The transformer's size, its base and what of it is trained."""
-    autoencoder: str | None = None
-    """Whose latents: a shipped model, a run folder, or a folder in diffusers' form. None: `model.base` holds it."""
-    autoencoder_revision: str | None = None
-    """Commit of an autoencoder on the hub: what the id meant when the run was started with `--download`."""
-    prompt: str | None = None
-    """File with the empty prompt's embedding, made once where there is no text encoder. None: by the text encoder of
-    `model.base`, or, without a base, a prompt of ones."""
-    start_from: str | None = None
-    """Shipped model or run whose weights training starts from, of the same size and on the same autoencoder's latents;
-    None for a fresh start, from `model.base` if there is one."""
-    size: int = 512
-    """Side of the frames in pixels: the video's own divided by a whole number (report: 512)."""
-    frames: Literal["stride4_dup_last", "uniform21", "stride2", "all"] = "stride4_dup_last"
-    """Which of the 77 frames the model sees (challenge-facts 5.2)."""
-    clip_stride: int = 8
-    """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
-    val_clip_stride: int = 77
-    """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
-    latents: Literal["cached", "online"] = "cached"
-    """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    """Noise levels in training."""
-    loss_latents: Literal["future", "last"] = "future"
-    """Latent frames that the loss is over: all that are to be predicted (*assumed*), or the last alone."""
-    state_dropout: float = 0.0
-    """Share of clips whose states are withheld in training, for guidance (report: 0.1 where there is any)."""
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """Steps, solver and guidance of a prediction."""
-    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    """Samples averaged for a prediction, and what is done to their mean."""
-    decode: Literal["last", "all"] = "last"
-    """Decode the predicted frame only, or all of the future, to look at."""
-    answer: Literal["last", "both"] = "last"
-    """The last decoded frame, or the mean of the two that show frame 76 (with `stride4_dup_last` only)."""
-    unchanged_tolerance: float = 0.0
-    """Difference, on the scale [-1, 1], below which a place of a sample counts as unchanged and shows the last observed
-    frame itself (`inference.unchanged`); 0 is never, as in the report, whose autoencoder loses little."""
-    inference_precision: Literal["no", "bf16"] = "no"
-    """Precision of the transformer's and the decoder's matrix products in prediction."""
-
-    def __post_init__(self) -> None:
-        require(self, size=(16, 2**14), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require_revision(self, "autoencoder_revision")
-        require(self, state_dropout=(0, 1), unchanged_tolerance=(0, 2))
-        if self.state_dropout > 0 and not self.model.guidance:
-            raise ValueError("state_dropout needs model.guidance, the token that stands for no states")
-        if self.sampler.guidance_scale != 1 and not self.model.guidance:
-            raise ValueError(f"a guidance scale of {self.sampler.guidance_scale} needs a model trained with guidance")
-        if self.answer == "both" and self.frames != "stride4_dup_last":
-            raise ValueError(f"answer both needs frames stride4_dup_last, not {self.frames}")
-
-    @property
-    def frame_offsets(self) -> list[int]:
-        """Frames of the clip that the model sees, T of them."""
-        return frame_indices(self.frames).tolist()
-
-    @property
-    def num_context_frames(self) -> int:
-        """Those among them that are given."""
-        return sum(offset < NUM_OBSERVED for offset in self.frame_offsets)
-
-    @property
-    def num_context_latents(self) -> int:
-        """Latent frames made of them; what is left over of a group of four stays unused (challenge-facts 5.2)."""
-        return 1 + (self.num_context_frames - 1) // 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,11 +15,11 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from foreframe.data.loader import BatchSchedule, ClipDataset, ordered_batches, training_batches
-from foreframe.errors import InputError, UsageError, require
+from foreframe.errors import InputError, UsageError
 from foreframe.models.weights import checkpoint_folders
 from foreframe.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from foreframe.train.journal import Journal
-from foreframe.train.optim import OptimConfig, build_optimizer, set_learning_rate
+from foreframe.train.optim import build_optimizer, set_learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,49 +29,7 @@ if TYPE_CHECKING:
 
     from foreframe.batch import Batch
     from foreframe.tracks.track import Loss, Track
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long, in what pieces and how often to look."""
-
-    num_steps: int = 1000
-    """Optimiser steps in all."""
-    global_batch_size: int = 8
-    """Clips per step over all processes; accumulation is derived from it and must divide."""
-    micro_batch_size: int = 8
-    """Clips in memory at once on one device."""
-    seed: int = 0
-    """Seeds initialisation, data order and dropout."""
-    precision: Literal["no", "bf16"] = "no"
-    """`no` trains in float32; `bf16` runs forward and backward under bfloat16 autocast."""
-    compile: bool = False
-    """Let torch.compile fuse the model's forward and backward: a minute or more before the first step, then faster
-    ones. Needs a C++ compiler on a CPU. Sums are rounded otherwise than without it."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints; the last step always gets one."""
-    keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay."""
-    log_every: int = 10
-    """Steps between lines of the training curve; each is a mean over the steps since the last."""
-    validate_every: int = 100
-    """Steps between validations; 0 for none."""
-    num_val_clips: int = 16
-    """Validation clips, spread evenly over the split."""
-    num_workers: int = 0
-    """Reader processes per training process."""
-
-    def __post_init__(self) -> None:
-        counts = (
-            "num_steps",
-            "global_batch_size",
-            "micro_batch_size",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "log_every",
-        )
-        require(self, **dict.fromkeys((*counts, "num_val_clips"), (1, math.inf)))
-        require(self, validate_every=(0, math.inf), num_workers=(0, math.inf), seed=(0, 2**32 - 1))
+    from foreframe.train.config import OptimConfig, TrainConfig
 
 
 def accumulation_steps(config: TrainConfig, num_processes: int) -> int:

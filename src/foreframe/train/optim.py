@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-
-from foreframe.errors import require
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and a schedule. The defaults are the compression entry's (report, section 3.2)."""
-
-    learning_rate: float = 8e-4
-    """Peak learning rate."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """From the peak to zero at the last step, or constant, after the warm-up."""
-    warmup_steps: int = 2000
-    """Optimiser steps from zero to the peak."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Adam's running-average factors."""
-    eps: float = 1e-8
-    """Adam's denominator term (*assumed*)."""
-    weight_decay: float = 0.05
-    """Decoupled decay."""
-    decay: Literal["matrices", "all"] = "matrices"
-    """What is decayed: matrices but no biases, norms, gains or position tables (report, section 3.2), or everything
-    trained, as in the sampling entry's script (challenge-facts 5.7)."""
-    gradient_clip: float = 1.0
-    """Largest total gradient norm; 0 switches clipping off (*assumed*)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            learning_rate=(0, 1e6),
-            warmup_steps=(0, math.inf),
-            eps=(0, 1),
-            weight_decay=(0, 1e6),
-            gradient_clip=(0, math.inf),
-        )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be from 0 to below 1, not {self.betas}")
+    from foreframe.train.config import OptimConfig
 
 
 def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> float:
