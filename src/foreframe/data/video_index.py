@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+_FIRST_PACKETS = 32
+"""Packets that are compared with what lies in the file, beside those marked as keyframes."""
 _MOST_PARAMETERS = 64
 """Different parameter sets in one file up to which decoding starts anywhere but at its start."""
 
@@ -131,10 +133,11 @@ class _Packets:
     def _add(self, number: int, packet: Packet[VideoStream], time: int) -> None:
         content, shown = bytes(packet), not packet.is_discard  # what an edit list cuts away is decoded, never shown
         if self._places is not None:
-            place = packet.pos
-            if place is not None and place >= 0 and os.pread(self._file, len(content), place) == content:
-                self._places.append(place)
-            else:
+            place = -1 if packet.pos is None else packet.pos
+            self._places.append(place)
+            # FFmpeg changes all packets of a stream or none.
+            is_looked_at = number < _FIRST_PACKETS or packet.is_keyframe
+            if place < 0 or (is_looked_at and os.pread(self._file, len(content), place) != content):
                 self._places = None
         # What is decoded earlier must be shown earlier, or it would be looked for behind the keyframe.
         in_order = number == 0 or time > self._latest
