@@ -78,7 +78,7 @@ class VideoIndex:
         finally:
             container.close()
         if not packets.begins_with_keyframe:
-            _check_beginning(path, index)
+            _check_beginning(path, index, codec=packets.codec)
         return index
 
     def start_for(self, index: int) -> int:
@@ -96,7 +96,8 @@ class _Packets:
     def __init__(self, path: Path, stream: VideoStream, file: int) -> None:
         self._path, self._stream, self._file = path, stream, file
         context = stream.codec_context
-        extradata, codec = bytes(context.extradata or b""), context.name
+        self.codec = codec = context.name
+        extradata = bytes(context.extradata or b"")
         self._units = NalUnits(codec, extradata) if codec in ("h264", "hevc") else None
         self._intra_only = bool(context.codec.intra_only)
         self._times: list[int] = []
@@ -201,13 +202,17 @@ class _Packets:
         )
 
 
-def _check_beginning(path: Path, index: VideoIndex) -> None:
-    """Raise if pictures before the first true keyframe do not come out: a file that was cut between keyframes."""
+def _check_beginning(path: Path, index: VideoIndex, *, codec: str) -> None:
+    """Raise if pictures before the first true keyframe do not come out: a file that was cut between keyframes.
+
+    H.264 may begin with a recovery point, after which all is well; in HEVC such pictures have nothing to build on, and
+    some decoders give them out all the same.
+    """
     end = index.first_shown(1) if len(index.keyframe_pts) > 1 else len(index)
     decoder = VideoDecoder(path, index)
     missing = set(range(end))
     try:
-        for number, picture in decoder.pictures():
+        for number, picture in decoder.pictures() if codec == "h264" else ():
             if not picture.is_corrupt:
                 missing.discard(number)
             if number >= end or not missing:
