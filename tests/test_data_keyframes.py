@@ -396,3 +396,12 @@ def test_a_writer_may_be_finished_within_its_own_block(tmp_path: Path) -> None:
             writer.append(picture(9))
     writer.close()
     assert len(decode_from_start(tmp_path / "film.mp4")) == 9
+
+
+def test_a_full_disk_names_the_film(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught, VideoWriter(path, size=64) as writer:
+        for index in range(9):
+            writer.append(picture(index))
+    assert caught.value.filename == str(path)
