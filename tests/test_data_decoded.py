@@ -114,3 +114,27 @@ def test_no_hole_is_left_to_be_filled(raw_root: Path, tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         DecodedDataset(raw_root / "val", cache=tmp_path, size=SIZE)
     assert reserved and not list(tmp_path.glob("frames-*/*shard*"))
+
+
+def test_whole_files_are_read_where_nothing_may_be_written(
+    raw_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = raw_root / "val"
+    DecodedDataset(root, cache=tmp_path, size=SIZE)
+    (path,) = tmp_path.glob("frames-*/shard_0.npy")
+    np.save(path, np.load(path))  # as any NumPy writes it
+    monkeypatch.setattr("foreframe.data.decoded.locked", lambda _: pytest.fail("opens a lock file"))
+    again = DecodedDataset(root, cache=tmp_path, size=SIZE)
+    assert np.array_equal(again.frames(0, [5], size=SIZE), RawDataset(root).frames(0, [5], size=SIZE))
+
+
+def test_a_broken_video_leaves_no_part_of_a_file(
+    raw_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise InputError("frame 3 cannot be decoded")
+
+    monkeypatch.setattr(RawDataset, "frames", broken)
+    with pytest.raises(InputError, match="frame 3"):
+        DecodedDataset(raw_root / "val", cache=tmp_path, size=SIZE)
+    assert not list(tmp_path.glob("frames-*/*shard*"))
