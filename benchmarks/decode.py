@@ -30,7 +30,7 @@ import av
 import decord
 import numpy as np
 
-from foreframe.data.clips import CLIP_FRAMES, frame_indices
+from foreframe.data.windows import CLIP_FRAMES, frame_indices
 from foreframe.data.video import VideoIndex, VideoReader
 from foreframe.evaluate import code_version, processor
 

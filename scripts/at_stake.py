@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from foreframe.data.clips import CLIP_FRAMES, clip_ids
+from foreframe.data.clips import clip_ids
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import downsample
 from foreframe.metrics.interval import bootstrap
@@ -26,7 +27,7 @@ from foreframe.sim.gl import ensure_gl
 from foreframe.sim.recording import SNAPSHOT_EVERY
 from foreframe.sim.simulator import Simulator
 from foreframe.states import GROUPS
-from foreframe.tracks.sampling import NUM_OBSERVED
+from foreframe.tracks.config import NUM_OBSERVED
 
 SIZE = 64
 SEEN = 1e-5

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from foreframe.batch import ClipId, collate
-from foreframe.data.clips import TokenClips, VideoClips, clip_ids, frame_indices, state_window, token_pair_ids
+from foreframe.data.clips import TokenClips, VideoClips, clip_ids, state_window, token_pair_ids
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
+from foreframe.data.windows import frame_indices
 from foreframe.data.writer import RawShardWriter, write_metadata, write_token_shard
 
 if TYPE_CHECKING:

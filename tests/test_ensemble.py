@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from foreframe.batch import ClipId, to_frames
+from foreframe.inference.config import EnsembleConfig, SamplerConfig
 from foreframe.inference.ensemble import (
     Draw,
     Ensemble,
-    EnsembleConfig,
     ensemble,
     gaussian_blur,
     match_histogram,
     member_noise,
     post_process,
 )
-from foreframe.inference.flow_sampler import SamplerConfig, sample
+from foreframe.inference.flow_sampler import sample
 
 CLIPS = (ClipId(0, 0, 0), ClipId(0, 8, 0), ClipId(3, 16, 5))
 SHAPE = (3, 4, 6, 6)  # (C, F, h, w)

@@ -13,7 +13,6 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from foreframe.flow import (
-    FlowConfig,
     clean_of,
     draw_timesteps,
     flow_matching_loss,
@@ -25,7 +24,9 @@ from foreframe.flow import (
     timestep_weights,
     velocity_of,
 )
-from foreframe.inference.flow_sampler import SamplerConfig, Velocity, sample
+from foreframe.flow_config import FlowConfig
+from foreframe.inference.config import SamplerConfig
+from foreframe.inference.flow_sampler import Velocity, sample
 
 SOLVERS = ("euler", "unipc")
 CONTEXT, FRAMES = 2, 6

@@ -18,11 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foreframe.batch import Batch
 from foreframe.cli import run
-from foreframe.config import RunConfig, build_track, load_config
+from foreframe.config import RunConfig, load_config
 from foreframe.plan import PlanConfig, _Meter, build_as_shapes, example_batch, flop_formulas, plan
 from foreframe.recipes import RECIPES
 from foreframe.states import NUM_CHANNELS, StateStatistics
-from foreframe.tracks.compression import NUM_FUTURE, CompressionTrack
+from foreframe.tracks.compression import CompressionTrack
+from foreframe.tracks.config import NUM_FUTURE
+from foreframe.tracks.table import build_track
 from foreframe.tracks.track import Track
 
 
@@ -35,7 +37,7 @@ def small(recipe: str, **model: Any) -> RunConfig:
 
 def ready(config: RunConfig) -> tuple[Track[Any], Any, Batch]:
     """Track, model and two clips, as a step of training would have them."""
-    track = build_track(config)
+    track = build_track(config.track)
     if isinstance(track, CompressionTrack):
         track.state_statistics = StateStatistics(mean=(0,) * NUM_CHANNELS, std=(1,) * NUM_CHANNELS, num_rows=1)
     return track, track.build().train(), example_batch(config, 2)

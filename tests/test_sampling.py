@@ -14,17 +14,16 @@ import torch
 
 from conftest import SIZE, tiny_sampling_config
 from foreframe.batch import Batch, ClipId
-from foreframe.config import build_track
 from foreframe.data.loader import ordered_batches
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import InferenceConfig
-from foreframe.inference.ensemble import EnsembleConfig
-from foreframe.inference.flow_sampler import SamplerConfig
+from foreframe.inference.config import EnsembleConfig, InferenceConfig, SamplerConfig
 from foreframe.models.weights import checkpoint_folders, read_tensors
 from foreframe.recipes import RECIPES
 from foreframe.report import write_report
 from foreframe.runs import evaluate_run, export_run, open_run, sample_data, train_run
-from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
+from foreframe.tracks.config import SamplingConfig
+from foreframe.tracks.sampling import SamplingTrack
+from foreframe.tracks.table import build_track
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +413,7 @@ def test_data_of_another_rate_is_refused(tmp_path: Path, latents: Literal["cache
 def test_every_recipe_of_the_track_builds() -> None:
     for name in ("sampling_wan5b", "sampling_wan5b_cfg"):
         config = RECIPES[name]()
-        track = build_track(replace(config, track=replace(config.track, model=replace(config.track.model, base=None))))
+        track = build_track(replace(config.track, model=replace(config.track.model, base=None)))
         with torch.device("meta"):
             model = track.build()
         counts = {"lora": 0, "robot": 0, "base": 0}

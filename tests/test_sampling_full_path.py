@@ -16,21 +16,23 @@ from safetensors.torch import load_file
 
 from conftest import SIZE
 from foreframe.cli import run as run_command
-from foreframe.config import build_track, load_config
+from foreframe.config import load_config
 from foreframe.data.loader import ordered_batches
 from foreframe.data.raw import RawDataset
 from foreframe.encode import holds_autoencoder
 from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import InferenceConfig
-from foreframe.inference.ensemble import EnsembleConfig, member_noise
-from foreframe.inference.flow_sampler import SamplerConfig, sample
+from foreframe.inference.config import EnsembleConfig, InferenceConfig, SamplerConfig
+from foreframe.inference.ensemble import member_noise
+from foreframe.inference.flow_sampler import sample
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
+from foreframe.models.autoencoder import VideoAutoencoder
+from foreframe.models.config import AutoencoderConfig
 from foreframe.models.lora import is_lora
 from foreframe.models.prompt import prompt_row, read_prompt
 from foreframe.models.weights import checkpoint_folders, load_weights, read_tensors, save_model
 from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
+from foreframe.tracks.table import build_track
 from test_prompt import WIDTH, write_text_encoder
 from test_wan import randomise
 
@@ -340,12 +342,12 @@ def reference_frames(base: Path, prompt: torch.Tensor, batch: Batch, config: Any
 def test_before_the_first_step_it_is_the_base(raw_root: Path, base: Path, tmp_path: Path, recipe: str) -> None:
     """From video to frames, with four tokens in a latent frame and, in `cfg`, states withheld from half the passes."""
     config = with_float32(tiny(raw_root, base, recipe), latents="online", decode="all", size=2 * SIZE)
-    small = build_track(replace(config, track=replace(config.track, size=SIZE)))
+    small = build_track(replace(config.track, size=SIZE))
     batch = first_clip(small, raw_root / "val", tmp_path)
     assert batch.video is not None and batch.latents is None
     larger = torch.nn.functional.interpolate(batch.video[0], scale_factor=2, mode="bilinear")[None]
     batch = replace(batch, video=larger)
-    track = build_track(config)
+    track = build_track(config.track)
     model = small.build().eval()
     prediction = track.predict(model, batch)
     row, _ = read_prompt(tmp_path / "prompt.safetensors")
@@ -362,7 +364,7 @@ def test_before_the_first_step_it_is_the_base(raw_root: Path, base: Path, tmp_pa
 def test_trained_then_saved_loaded_and_merged(
     run: Path, raw_root: Path, base: Path, cache: Path, tmp_path: Path
 ) -> None:
-    track: Any = build_track(with_float32(load_config(run)))
+    track: Any = build_track(with_float32(load_config(run)).track)
     batch = first_clip(track, raw_root / "val", cache)
     before = track.predict(track.build().eval(), batch).videos.mean
     model = track.build()
@@ -411,7 +413,7 @@ def test_guided_by_states_and_with_unipc(raw_root: Path, base: Path, cache: Path
         for scale in (1.0, 1.5):
             calls.clear()
             sampler = SamplerConfig(num_inference_steps=3, solver=solver, guidance_scale=scale)
-            track = build_track(replace(opened.config, track=replace(opened.config.track, sampler=sampler)))
+            track = build_track(replace(opened.config.track, sampler=sampler))
             images[solver, scale] = track.predict(opened.model, batch).videos.mean
             passes[solver, scale] = sum(calls)
     assert passes == {("euler", 1.0): 6, ("euler", 1.5): 12, ("unipc", 1.0): 6, ("unipc", 1.5): 12}
@@ -453,7 +455,7 @@ def test_a_prompt_that_was_brought_stays_as_it_is(raw_root: Path, own_base: Path
     row = prompt_row(prompt, base=str(own_base))
     content = prompt.read_bytes()
     write_text_encoder(own_base, seed=1)
-    track = build_track(tiny(raw_root, own_base, prompt=str(prompt)))
+    track = build_track(tiny(raw_root, own_base, prompt=str(prompt)).track)
     track.open(raw_root / "train", cache=cache)
     assert torch.equal(track.build().prompt.float(), row)
     assert prompt.read_bytes() == content

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreframe.models.tokenizer import FiniteScalarQuantizer, TokenizerConfig, VideoTokenizer
+from foreframe.models.config import TokenizerConfig
+from foreframe.models.tokenizer import FiniteScalarQuantizer, VideoTokenizer
 
 SMALL = TokenizerConfig(levels=(4, 3), fine_width=8, coarse_width=16, num_blocks=1)
 FRAMES_OF_GRID = [range(1), range(1, 9), range(9, 17)]

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 from conftest import SIZE, tiny_compression_config, tiny_tokenizer_config, write_raw
-from foreframe.config import build_track, save_config
+from foreframe.config import save_config
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
-from foreframe.errors import InputError, UsageError
-from foreframe.evaluate import InferenceConfig
-from foreframe.inference.autoregressive import RolloutConfig
+from foreframe.errors import InputError, Stopped, UsageError
+from foreframe.inference.config import InferenceConfig, RolloutConfig
+from foreframe.manifest import seal
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors, weights_hash
 from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
+from foreframe.tracks.table import build_track
 from foreframe.train import loop
-from foreframe.train.checkpoint import seal
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -147,7 +147,9 @@ def test_sigterm_stops_after_the_step_and_resumes_exactly(
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_step", interrupted)
-        assert not train_run(run, config)
+        with pytest.raises(Stopped) as stopped:
+            train_run(run, config)
+        assert stopped.value.number == signal.SIGTERM
     assert checkpoint_folders(run)[-1].name == "step_00000003"
     assert train_run(run, config)
     assert same_weights(run, compression_run)
@@ -372,7 +374,7 @@ def test_a_decoder_trained_alone_draws_the_same_tokens_better(
 def test_held_out_clips_lie_as_far_apart_whatever_training_takes(raw_root: Path, tmp_path: Path) -> None:
     config = tiny_tokenizer_config(raw_root)
     close = replace(config.track, clip_stride=3)  # pyright: ignore[reportCallIssue]
-    track = build_track(replace(config, track=close))
+    track = build_track(close)
     starts = {
         scored: [clip.start for clip in track.open(raw_root / "val", cache=tmp_path, with_video=scored).clips]
         for scored in (False, True)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from foreframe.errors import InputError
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
-from foreframe.models.tokenizer import TokenizerConfig, VideoTokenizer
+from foreframe.models.autoencoder import VideoAutoencoder
+from foreframe.models.config import AutoencoderConfig, TokenizerConfig
+from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import load_model, model_class, read_tensors, save_model, weights_hash
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -225,47 +225,140 @@ def naming(path: Path) -> Generator[None, None, None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename, so that `path` is never seen half written. Makes the parent folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with naming(path):
-            partial.write_bytes(content)
-            partial.replace(path)
-    except BaseException:
+    """Write `content` beside `path` and rename, so that `path` is never seen half written. Makes the parent folder.
+
+    What a killed process leaves, `.NAME.partial`, is written over by the next call for the same path.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor, held = _own_partial(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.truncate(0)
+                file.write(content)
+                file.flush()
+                if held:  # as long as nobody else may write into it
+                    partial.replace(path)
+            if not held:
+                partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _own_partial(path: Path) -> tuple[Path, int, bool]:
+    """A file beside `path` that no other process writes, its descriptor, and whether closing that gives it free."""
+    partial = path.with_name(f".{path.name}.partial")
+    with suppress(OSError):  # another's file, a link, no locks: a name of its own then
+        descriptor, held = _open_locked(partial, wait=True)
+        if held:
+            return partial, descriptor, True
+        os.close(descriptor)
         partial.unlink(missing_ok=True)
-        raise
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return partial, os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), False
 
 
 # -- locks -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def locked(path: Path, *, taken: str | None = None) -> Generator[None, None, None]:
-    """Hold a lock file until the end of the body or of this process.
+def locked(path: Path, *, taken: str | None = None, waiting: str | None = None) -> Generator[bool, None, None]:
+    """Hold a lock file until the end of the body or of this process; yields whether it is held.
 
-    Where another process holds it: wait if `taken` is None, else raise `UsageError` with that text, in which `{pid}`
-    stands for the other's number. Where the file system offers no locks, this is said once and the work goes on.
+    It is not where the file system, or the system, offers no locks: that is said once and the work goes on, so the
+    body must do nothing then that hurts another process at the same work.
+
+    Args:
+        path: The lock file, made if it is not there; `FileNotFoundError` if its folder is not.
+        taken: Where another process holds it, raise `UsageError` with this text; `{pid}` stands for the other's
+            number. None waits instead.
+        waiting: Said on the error stream before waiting, with the same `{pid}`.
     """
-    if fcntl is None:
-        yield
-        return
-    with path.open("a+") as file:
+    try:
+        descriptor, held = _open_locked(path, wait=taken is None and waiting is None)
+    except BlockingIOError as error:
+        text = (taken or waiting or "").replace("{pid}", _holder(path))
+        if taken is not None:
+            raise UsageError(text) from error
+        print(f"foreframe: {text}", file=sys.stderr)
+        descriptor, held = _open_locked(path, wait=True)
+    _open_locks.add(descriptor)
+    try:
+        if held:
+            with suppress(OSError):  # a full disk: only whoever is refused reads it
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield held
+    finally:
+        if descriptor in _open_locks:  # a forked child has let go of it
+            _open_locks.discard(descriptor)
+            if held and fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a started process has it too
+            os.close(descriptor)
+
+
+_open_locks: set[int] = set()
+"""Descriptors of the lock files that this process has open."""
+
+
+def _forget_locks() -> None:
+    """A forked child has its parent's open files and would hold their locks after the parent was killed."""
+    for descriptor in _open_locks:
+        os.close(descriptor)
+    _open_locks.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def _open_locked(path: Path, *, wait: bool) -> tuple[int, bool]:
+    """Descriptor of the file at `path` and whether it is locked; `BlockingIOError` if another process has it."""
+    # A link could point at any file of whoever runs this, and its content would be lost.
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
-        except BlockingIOError as error:
-            assert taken is not None
-            file.seek(0)
-            holder = re.match(r"\d+", file.read(20))
-            raise UsageError(taken.replace("{pid}", f"pid {holder[0]}" if holder else "pid unknown")) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            _say_no_locks(path)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"{path}: is no regular file; remove it")
+            if not _flock(descriptor, path, wait=wait):
+                return descriptor, False
+            # Who held it before may have removed the file, or given it another name.
+            if _is_still(descriptor, path):
+                return descriptor, True
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, path: Path, *, wait: bool) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _say_no_locks(path)
+        return False
+    return True
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        number = re.match(rb"\d{1,20}", path.read_bytes()[:20])
+    except OSError:
+        number = None
+    return f"pid {number[0].decode()}" if number else "pid unknown"
 
 
 _told: set[str] = set()

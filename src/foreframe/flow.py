@@ -7,27 +7,15 @@ inference walks down a thinned copy of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from foreframe.errors import require
+if TYPE_CHECKING:
+    from foreframe.flow_config import FlowConfig
 
 TIMESTEP_SCALE = 1000.0
 """What networks are told is `timestep = 1000 sigma`, however many levels the schedule has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """Where on the way from clean to noise the levels lie."""
-
-    shift: float = 5.0
-    """Bends the levels towards noise: sigma = shift s / (1 + (shift - 1) s) for evenly spaced s; 1 does nothing."""
-    num_timesteps: int = 1000
-    """Levels that training draws from."""
-
-    def __post_init__(self) -> None:
-        require(self, shift=(0.01, 100), num_timesteps=(2, 1_000_000))
 
 
 # -- the schedule ------------------------------------------------------------------------------------------------------

@@ -31,14 +31,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from foreframe.batch import Batch, ClipId
-from foreframe.config import build_track
-from foreframe.data.clips import CLIP_FRAMES
 from foreframe.data.latents import record_type
-from foreframe.models.tokenizer import BLOCK_FRAMES
+from foreframe.data.windows import CLIP_FRAMES
+from foreframe.models.config import BLOCK_FRAMES
 from foreframe.states import NUM_CHANNELS, StateStatistics
-from foreframe.tracks.compression import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, CompressionTrack
-from foreframe.tracks.reconstruction import ReconstructionConfig
-from foreframe.tracks.sampling import SamplingConfig, SamplingTrack
+from foreframe.tracks.compression import CompressionTrack
+from foreframe.tracks.config import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, ReconstructionConfig, SamplingConfig
+from foreframe.tracks.sampling import SamplingTrack
+from foreframe.tracks.table import build_track
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -212,7 +212,7 @@ def build_as_shapes(config: RunConfig, mode: FakeTensorMode) -> tuple[Track[Any]
     """Track and model as for training, with states left as they are and no weights read."""
     if isinstance(config.track, SamplingConfig):
         config = replace(config, track=replace(config.track, model=replace(config.track.model, base=None), prompt=None))
-    track = build_track(config)
+    track = build_track(config.track)
     if isinstance(track, CompressionTrack):
         zero, one = (0.0,) * NUM_CHANNELS, (1.0,) * NUM_CHANNELS
         track.state_statistics = StateStatistics(mean=zero, std=one, num_rows=0)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from foreframe.batch import Batch, ClipId, to_video
+from foreframe.data.encoding import encoded_fingerprint
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
+from foreframe.data.windows import CLIP_FRAMES, CLIP_HZ
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
     from foreframe.data.tokens import TokenDataset
 
 Segments = npt.NDArray[np.integer[Any]]
-FrameMode = Literal["stride4_dup_last", "uniform21", "stride2", "all"]
-
-CLIP_HZ = 30.0
-"""Frames a second of the recordings that clips are cut from; lengths here are stated at it (challenge-facts 1.1)."""
-CLIP_FRAMES = 77
-"""Frames from the first observed to the predicted one: 17 given, 60 to go (challenge-facts 2.1)."""
 PAIR_FRAMES = 2 * TOKEN_BLOCK_FRAMES
 """Frames of a context block and the block to predict."""
 PAIR_STATES = 64
@@ -84,25 +80,6 @@ class ClipIndex(Sequence[ClipId]):
         place = places[index]
         shard = self._shards[bisect_right(self._ends, place)]
         return ClipId(shard, int(self._starts[place]), int(self._segments[place]))
-
-
-def frame_indices(mode: FrameMode, start: int = 0) -> npt.NDArray[np.int64]:
-    """Frames of a 77-frame clip that the sampling model sees (challenge-facts 5.2, 7.1).
-
-    `stride4_dup_last`: 0, 4, ..., 76 and 76 again, as the entry did; `uniform21`: round(3.8 i); `stride2`:
-    round(1.9 i), 41 frames; `all`: 77.
-    """
-    last = CLIP_FRAMES - 1
-    match mode:
-        case "stride4_dup_last":
-            offsets = [*range(0, CLIP_FRAMES, 4), last]
-        case "uniform21":
-            offsets = [round(i * last / 20) for i in range(21)]
-        case "stride2":
-            offsets = [round(i * last / 40) for i in range(41)]
-        case "all":
-            offsets = list(range(CLIP_FRAMES))
-    return start + np.array(offsets, dtype=np.int64)
 
 
 def clip_ids(
@@ -222,6 +199,11 @@ class TokenClips:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
 
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
+
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 6, grid, grid) int64; states (1, num_states, 25)."""
         clip = self.clips[index]
@@ -255,6 +237,11 @@ class TokenSamples:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
 
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
+
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 3, grid, grid) int64; states (1, 64, 25), all valid."""
         clip = self.clips[index]
@@ -279,6 +266,11 @@ class VideoSamples:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, 17, H, W) float32 in [-1, 1]; states (1, 77, 25), all valid."""
@@ -332,6 +324,11 @@ class VideoClips:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""

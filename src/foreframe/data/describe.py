@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from foreframe.data.clips import CLIP_FRAMES, clip_ids, sample_ids, token_pair_ids
+from foreframe.data.clips import clip_ids, sample_ids, token_pair_ids
 from foreframe.data.encoding import read_encoding
 from foreframe.data.integrity import check_types
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout
 from foreframe.data.places import require_folder
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _describe_latents(root: Path, encoding: dict[str, Any]) -> dict[str, Any]:
         "dtype": encoding["dtype"],
         "frame_indices": encoding["frame_indices"],
         "clip_stride": encoding["clip_stride"],
+        "legacy_segment_check": encoding["legacy_segment_check"],
         "skipped": encoding["skipped"],
     }
 

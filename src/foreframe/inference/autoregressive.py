@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from foreframe.errors import require
 from foreframe.metrics.tokens import TOP_K, top_k_log_probs
 from foreframe.models.st_transformer import TemporalCache
 
@@ -16,23 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreframe.models.st_transformer import STTransformer
-
-
-_HOTTEST = 1000.0
-"""A temperature at which draws are as good as uniform."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
-    """How the tokens that are fed back are chosen."""
-
-    temperature: float = 0.0
-    """0 takes each cell's most likely token (report, section 3.3); above, one is drawn from softmax(logits / it)."""
-    seed: int = 0
-    """Of the draws; a clip's also depend on its address, never on the batch it is in."""
-
-    def __post_init__(self) -> None:
-        require(self, temperature=(0, _HOTTEST), seed=(0, 2**32 - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,33 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from foreframe.batch import to_frames
-from foreframe.errors import require
 from foreframe.inference.autoregressive import clip_generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from foreframe.batch import ClipId
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleConfig:
-    """How many samples make a prediction, and what is done to their mean."""
-
-    size: int = 20
-    """Members averaged for each prediction (report, Table 2: 1, 5 and 20)."""
-    seed: int = 0
-    """Of the members' noise; it also depends on the clip's address and the member's number."""
-    max_batch: int = 20
-    """Members that go through the network and the decoder at once, of one clip or of several; bounds memory
-    (*assumed*)."""
-    blur_sigma: float = 0.0
-    """Pixels of Gaussian blur over the mean; 0 is none. Tried before ensembles and dropped (challenge-facts 5.9)."""
-    match_histogram: bool = False
-    """Give each channel of the prediction the histogram of the last observed frame. Tried and dropped likewise."""
-
-    def __post_init__(self) -> None:
-        require(self, size=(1, 4096), seed=(0, 2**32 - 1), max_batch=(1, math.inf), blur_sigma=(0, 1000))
+    from foreframe.inference.config import EnsembleConfig
 
 
 class Draw(NamedTuple):

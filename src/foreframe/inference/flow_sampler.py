@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from foreframe.errors import require
-from foreframe.flow import FlowConfig, frame_timesteps, inference_sigmas
+from foreframe.flow import frame_timesteps, inference_sigmas
+from foreframe.flow_config import FlowConfig
+
+if TYPE_CHECKING:
+    from foreframe.inference.config import SamplerConfig
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """noisy latents (B, C, F, h, w) and timesteps (B, F) in 0..1000 -> velocity (B, C, F, h, w), of any dtype."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """How noise becomes latents."""
-
-    num_inference_steps: int = 20
-    """Evaluations of the network for one sample (report, Table 2: 20, in its last block 100)."""
-    solver: Literal["euler", "unipc"] = "euler"
-    """`euler` is what the report's scheduler does (*assumed*); `unipc` is Wan's own, of second order, in diffusers."""
-    guidance_scale: float = 1.0
-    """Of the states. 1 evaluates the network once a step; any other value also without states, at twice the cost, and
-    needs a model trained so (report, Table 2: 1.0, 1.5 and 2.0; 1.0 is best)."""
-    shift: float = 5.0
-    """See `FlowConfig`; the one trained with (challenge-facts 5.8)."""
-
-    def __post_init__(self) -> None:
-        require(self, num_inference_steps=(1, 1000), guidance_scale=(0, 100), shift=(0.01, 100))
-        if self.solver not in ("euler", "unipc"):
-            raise ValueError(f"solver must be euler or unipc, not {self.solver!r}")
 
 
 @torch.no_grad()

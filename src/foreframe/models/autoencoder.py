@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import math
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from foreframe.errors import InputError, require
-from foreframe.files import sha256_file
+from foreframe.errors import InputError
+from foreframe.files import listed, read_json, require_regular, sha256_file, shortened, typed
+from foreframe.models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,51 +23,6 @@ if TYPE_CHECKING:
 _CLASS = "AutoencoderKLWan"
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """Size of a `VideoAutoencoder`, in diffusers' words. The defaults are Wan2.2's (challenge-facts 5.1)."""
-
-    base_dim: int = 160
-    """Channels of the encoder's finest level."""
-    decoder_base_dim: int = 256
-    """Channels of the decoder's finest level."""
-    z_dim: int = 48
-    """Channels of the latents."""
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Channels of each level over the base, from fine to coarse."""
-    num_res_blocks: int = 2
-    """Residual blocks of each encoder level; the decoder's have one more. 0 needs the same multiple everywhere."""
-    temperal_downsample: tuple[bool, ...] = (False, True, True)
-    """Whether each step to a coarser level halves time as well (diffusers spells it so)."""
-    patch_size: int | None = 2
-    """Side of the squares of pixels that enter as channels; None for Wan2.1, which has none."""
-    is_residual: bool = True
-    """Wan2.2's levels, with averages past each change of resolution."""
-    latent_noise: float = 0.0
-    """Standard deviation of the noise added to normalised latents in training (*assumed*; Wan's weights come trained):
-    small differences between latents then mean little, which is kind to a model that predicts them."""
-
-    def __post_init__(self) -> None:
-        for name in ("dim_mult", "temperal_downsample"):  # a configuration read from JSON has lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        require(self, base_dim=(1, math.inf), decoder_base_dim=(1, math.inf), z_dim=(1, math.inf))
-        require(self, num_res_blocks=(0, math.inf), patch_size=(1, math.inf), latent_noise=(0, math.inf))
-        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(f"{len(self.dim_mult)} levels need {len(self.dim_mult) - 1} temperal_downsample")
-        if not self.num_res_blocks and len(set(self.dim_mult)) > 1:
-            raise ValueError(f"num_res_blocks 0 cannot change channels, and dim_mult is {self.dim_mult}")
-
-    @property
-    def scale_factor_temporal(self) -> int:
-        """Frames in a latent, but for the first, which is made from one."""
-        return 2 ** sum(self.temperal_downsample)
-
-    @property
-    def scale_factor_spatial(self) -> int:
-        """Pixels along the side of a latent."""
-        return 2 ** len(self.temperal_downsample) * (self.patch_size or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +44,9 @@ def autoencoder_folder(root: Path) -> Path | None:
     """The folder of a Wan autoencoder in diffusers' form: `root` itself or the `vae` in it; None if there is none."""
     for folder in (root, root / "vae"):
         try:
-            if json.loads((folder / _CONFIG_FILE).read_text()).get("_class_name") == _CLASS:
+            if read_json(folder / _CONFIG_FILE).get("_class_name") == _CLASS:
                 return folder
-        except (OSError, ValueError, AttributeError):
+        except InputError:
             continue
     return None
 
@@ -99,7 +54,7 @@ def autoencoder_folder(root: Path) -> Path | None:
 def autoencoder_hash(folder: Path) -> str:
     """SHA-256 over the configuration, which holds the latents' mean and deviation, and the weights."""
     digest = hashlib.sha256()
-    for path in (folder / _CONFIG_FILE, *sorted(folder.glob("*.safetensors"))):
+    for path in (folder / _CONFIG_FILE, *listed(folder, "*.safetensors")):
         digest.update(f"{path.name} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
@@ -133,17 +88,18 @@ class VideoAutoencoder(nn.Module):
 
         Nothing is downloaded, and only safetensors are read.
         """
-        kind = _diffusers()
+        for path in listed(folder):
+            if path.suffix in (".json", ".safetensors"):
+                require_regular(path)
+        config = _read_config(folder / _CONFIG_FILE)
         try:
-            vae: Any = kind.from_pretrained(
+            vae: Any = _diffusers().from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
             )
-            sizes = {name: vae.config[name] for name in AutoencoderConfig.__dataclass_fields__ if name in vae.config}
-            sizes["decoder_base_dim"] = sizes["decoder_base_dim"] or sizes["base_dim"]
-            return cls(AutoencoderConfig(**sizes), vae=vae).eval().requires_grad_(False)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{folder}: cannot be read as an {_CLASS}: {reason}") from error
+            return cls(config, vae=vae).eval().requires_grad_(False)
+        # Wrong values beside the sizes, and wrong types of weights, come out as almost any error.
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+            raise InputError(f"{folder}: cannot be read as an {_CLASS}: {shortened(error)}") from error
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a folder that plain diffusers loads, its weights in `dtype` if one is given.
@@ -305,6 +261,32 @@ _RATE = 0.02
 """Weight of the newest batch in the latents' statistics."""
 _SMALLEST_STD = 1e-4
 """Of a channel that the encoder leaves unused: neither a quotient nor the root's gradient may be infinite."""
+
+
+def _read_config(path: Path) -> AutoencoderConfig:
+    """The sizes in a diffusers configuration; `InputError` naming the field that is wrong.
+
+    What is left out there is as diffusers has it.
+    """
+    content = read_json(path, advice=_ADVICE)
+    known = {name: value.default for name, value in signature(_diffusers().__init__).parameters.items()}
+    sizes = {name: content.get(name, known[name]) for name in AutoencoderConfig.__dataclass_fields__ if name in known}
+    sizes["decoder_base_dim"] = sizes["decoder_base_dim"] or sizes["base_dim"]
+    config = typed(sizes, AutoencoderConfig, where=str(path), advice=_ADVICE)
+    for name in ("latents_mean", "latents_std"):
+        values = content.get(name, list(known[name]))
+        if not isinstance(values, list) or len(values) != config.z_dim or not all(map(_is_number, values)):
+            raise InputError(f"{path}: {name} must be {config.z_dim} numbers, one for each of z_dim; {_ADVICE}")
+    if any(value <= 0 for value in content.get("latents_std", [])):
+        raise InputError(f"{path}: latents_std must be above 0; {_ADVICE}")
+    return config
+
+
+_ADVICE = "fetch the folder again"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _diffusers() -> Any:

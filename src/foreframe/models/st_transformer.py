@@ -6,66 +6,12 @@ then one feed-forward. Position t of the input predicts the same cell of grid t 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foreframe.errors import require
+from foreframe.models.config import STTransformerConfig, grid_rows
 from foreframe.states import NUM_CHANNELS
-
-
-@dataclass(frozen=True, kw_only=True)
-class STTransformerConfig:
-    """Size of an `STTransformer`. The defaults are the winning entry's 136 M parameters."""
-
-    vocab_size: int = 64_000
-    """Number of distinct tokens (Cosmos: 8*8*8*5*5*5)."""
-    grid: int = 32
-    """Cells along each side of a token grid (section 3)."""
-    num_grids: int = 5
-    """Longest input, in grids (section 3.1: T = 5)."""
-    num_layers: int = 24
-    """Section 3.1."""
-    num_heads: int = 8
-    """Section 3.1."""
-    width: int = 512
-    """Embedding dimension (section 3.1)."""
-    mlp_ratio: int = 4
-    """Feed-forward width over `width` (*assumed*; with it the count comes to 136 M)."""
-    dropout: float = 0.1
-    """On feed-forward and residual paths (section 3.1) and, *assumed*, on the embeddings."""
-    attention_dropout: float = 0.1
-    """On attention weights (section 3.1); a switch of its own because it decides which attention kernels can run."""
-    num_states: int = 64
-    """State rows given with a clip (section 3)."""
-    state_width: int = 2048
-    """Hidden width of the state MLP (*assumed*; with it the count comes to 136 M)."""
-    state_pooling: Literal["target_rows", "adaptive"] = "target_rows"
-    """How state rows meet grids (*assumed*): the mean over the frames that the predicted grid was made from, or an
-    even split of all rows over the positions."""
-
-    def __post_init__(self) -> None:
-        counts = ("vocab_size", "grid", "num_grids", "num_layers", "num_heads", "width", "mlp_ratio", "state_width")
-        require(self, **dict.fromkeys((*counts, "num_states"), (1, math.inf)))
-        require(self, dropout=(0, 1), attention_dropout=(0, 1))
-        if self.state_pooling == "target_rows" and grid_rows(self.num_grids)[-1] >= self.num_states:
-            raise ValueError(f"num_states {self.num_states} ends before the frames of grid {self.num_grids}")
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads")
-
-
-def grid_rows(grid: int) -> range:
-    """Frames of the clip that token grid `grid` was made from: 0 | 1-8 | 9-16 | 17 | 18-25 | 26-33 and so on.
-
-    Every block of three grids stands for 17 frames and starts with a single one (Cosmos DV8x8x8).
-    """
-    block, inside = divmod(grid, 3)
-    first = 17 * block
-    return range(first, first + 1) if inside == 0 else range(first + 8 * inside - 7, first + 8 * inside + 1)
 
 
 class STTransformer(nn.Module):

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-from foreframe.errors import require
+from foreframe.models.config import NUM_GROUPS, StateEncoderConfig
 from foreframe.states import CHANNELS, NUM_CHANNELS
 
 _CLOSURES = [index for index, channel in enumerate(CHANNELS) if channel.kind == "closure"]
 _CIRCULAR = [index for index in range(NUM_CHANNELS) if index not in _CLOSURES]
 NUM_FEATURES = 3 * len(_CIRCULAR) + len(_CLOSURES)
 """71: 23 channels with their sines and cosines, and two hand closures."""
-NUM_GROUPS = 8
-"""Groups of the GroupNorms between the temporal convolutions."""
 NUM_VECTORS = 6
 """Modulation vectors of a block: shift, scale and gate of self-attention, then of the feed-forward."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateEncoderConfig:
-    """Size of a `StateEncoder`. The defaults are those of the winning entry."""
-
-    modulation_width: int = 3072
-    """D, the transformer's width."""
-    width: int = 256
-    """Width of a state row's features; a multiple of 8."""
-    rows: Literal["downsample", "full"] = "downsample"
-    """Which rows come in: one for each frame that the video has (21 rows to 6 steps), or all 77 (to 6 as well)."""
-    combine: Literal["additive", "multiplicative"] = "additive"
-    """How a block's table meets the modulation. If added, the last layer starts at zero, else the table alone does."""
-    guidance: bool = False
-    """Whether there is a token that stands for no states, as classifier-free guidance needs (challenge-facts 5.6)."""
-
-    def __post_init__(self) -> None:
-        require(self, modulation_width=(1, math.inf), width=(1, math.inf))
-        if self.width % NUM_GROUPS:
-            raise ValueError(f"width must be a multiple of {NUM_GROUPS}, not {self.width}")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

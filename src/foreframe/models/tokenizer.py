@@ -15,54 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foreframe.errors import require
+from foreframe.models.config import BLOCK_FRAMES, CELL, TokenizerConfig
 
-BLOCK_FRAMES = 17
-"""Frames in a block."""
-BLOCK_GRIDS = 3
-"""Token grids in a block: one for frame 0, one for each 8 frames after it."""
-CELL = 8
-"""Pixels along the side of one token cell."""
 _PATCH = 4
 """Side, in pixels, of the patches that the network works on; a stride of 2 makes it a cell's 8."""
 _PATCH_CHANNELS = 3 * _PATCH**2
 _GROUP = 8
 """Frames that a grid adds; grid 0 adds frame 0 alone, shown as a group that stands still."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Size of a `VideoTokenizer`."""
-
-    levels: tuple[int, ...] = (8, 5, 5, 5, 4)
-    """Quantisation levels of each code dimension; their product is the vocabulary. Cosmos: (8, 8, 8, 5, 5, 5)."""
-    fine_width: int = 96
-    """Channels at 1/4 of the resolution, where most of the time goes."""
-    coarse_width: int = 160
-    """Channels at 1/8, the resolution of the tokens."""
-    num_blocks: int = 2
-    """Residual blocks at each resolution of the encoder, and at 1/8 of the decoder."""
-    num_drawing_blocks: int = 3
-    """Residual blocks of the decoder at 1/4."""
-
-    def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 3:
-            raise ValueError(f"levels must be whole numbers of at least 3, not {self.levels}")
-        if self.fine_width < 8 or self.coarse_width < 8 or self.fine_width % 8 or self.coarse_width % 8:
-            raise ValueError(f"widths must be multiples of 8, not {self.fine_width} and {self.coarse_width}")
-        require(self, num_blocks=(0, math.inf), num_drawing_blocks=(0, math.inf))
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of distinct tokens."""
-        return math.prod(self.levels)
 
 
 class FiniteScalarQuantizer(nn.Module):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from foreframe.config import RunConfig
-from foreframe.evaluate import InferenceConfig
-from foreframe.models.st_transformer import STTransformerConfig
-from foreframe.tracks.compression import CompressionConfig
-from foreframe.train.loop import TrainConfig
-from foreframe.train.optim import OptimConfig
+from foreframe.inference.config import InferenceConfig
+from foreframe.models.config import STTransformerConfig
+from foreframe.tracks.config import CompressionConfig
+from foreframe.train.config import OptimConfig, TrainConfig
 
 
 def compression_136m() -> RunConfig:
-    """The winning entry: 136 M parameters on 1X's Cosmos tokens (report, section 3; 80 epochs of 306,000 clips)."""
+    """The winning entry: 136 M parameters on Cosmos tokens (report, section 3; slides; 80 epochs of 306,000 clips)."""
     return RunConfig(
         recipe="compression_136m",
         track=CompressionConfig(model=STTransformerConfig()),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from foreframe.config import RunConfig
-from foreframe.models.autoencoder import AutoencoderConfig
-from foreframe.models.tokenizer import TokenizerConfig
-from foreframe.tracks.reconstruction import ReconstructionConfig
-from foreframe.train.loop import TrainConfig
-from foreframe.train.optim import OptimConfig
+from foreframe.models.config import AutoencoderConfig, TokenizerConfig
+from foreframe.tracks.config import ReconstructionConfig
+from foreframe.train.config import OptimConfig, TrainConfig
 
 
 def tokenizer_tiny() -> RunConfig:

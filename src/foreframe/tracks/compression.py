@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,14 +16,18 @@ from foreframe.data.layout import find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.encode import AnyTokenizer, TokenEncoder, check_encoding, load_tokenizer, tokens_of
-from foreframe.errors import InputError, require
-from foreframe.inference.autoregressive import Rollout, RolloutConfig, clip_generator, rollout
+from foreframe.errors import InputError
+from foreframe.files import read_json
+from foreframe.inference.autoregressive import Rollout, clip_generator, rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.metrics.tokens import TOP_K, cell_scores, top_k_scores
+from foreframe.models.config import BLOCK_FRAMES, CELL
+from foreframe.models.cosmos import CosmosTokenizer
 from foreframe.models.losses import linear_cross_entropy
-from foreframe.models.st_transformer import STTransformer, STTransformerConfig
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL
+from foreframe.models.st_transformer import STTransformer
+from foreframe.permissions import NONE, Permissions
 from foreframe.states import StateStatistics
+from foreframe.tracks.config import NUM_CONTEXT, NUM_FUTURE, CompressionConfig
 from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -38,44 +41,11 @@ if TYPE_CHECKING:
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
 
-NUM_CONTEXT = baselines.NUM_CONTEXT_GRIDS
-"""Context grids: one block of 17 frames (report, section 3)."""
-NUM_FUTURE = baselines.NUM_FUTURE_GRIDS
-"""Grids to predict: the next block."""
 STATISTICS_FILE = "statistics.json"
 CELLS_FILE = "cells.safetensors"
 """How often each token occurs in each cell, beside the statistics."""
 RECONSTRUCTION = "reconstruction"
 """The predictor that decodes the true tokens: what the tokenizer alone loses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressionConfig:
-    """What is trained on token clips, and how."""
-
-    kind: Literal["compression"] = "compression"
-    """Names the track in `config.json`."""
-    model: STTransformerConfig = field(default_factory=STTransformerConfig)
-    """The transformer's size."""
-    tokenizer: str | None = None
-    """Whose tokens these are: a shipped model, a run folder, or a folder with Cosmos' `encoder.jit` and `decoder.jit`.
-    It encodes raw folders and decodes predictions to pixels. With None there are scores over tokens only."""
-    loss_grids: Literal["future", "all"] = "future"
-    """Cross-entropy on grids 3-5, as the report's sum reads (*assumed*), or on all five that follow another."""
-    pair_stride: int = 2
-    """Blocks from one clip to the next; a clip is two blocks (*assumed*: 2 gives the report's count)."""
-    normalise_states: bool = True
-    """Z-score the states with the training split's statistics, closures excepted (*assumed*)."""
-    scheduled_sampling: float = 0.0
-    """Share of the cells of future grids that are, as training input, the model's own guess instead of the true token.
-    The report tried it without gain (section 3.2) and left it off."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How evaluation picks the tokens it feeds back."""
-
-    def __post_init__(self) -> None:
-        require(self, pair_stride=(1, math.inf), scheduled_sampling=(0, 1))
-        if self.model.num_grids < NUM_CONTEXT + NUM_FUTURE - 1:
-            raise ValueError(f"num_grids {self.model.num_grids} is too few to predict {NUM_FUTURE} from {NUM_CONTEXT}")
 
 
 _REGIMES: dict[baselines.Regime, str] = {
@@ -110,8 +80,10 @@ class CompressionTrack:
 
     kind = "compression"
 
-    def __init__(self, config: CompressionConfig) -> None:
+    def __init__(self, config: CompressionConfig, *, permissions: Permissions = NONE) -> None:
         self.config = config
+        self.permissions = permissions
+        """What may be fetched and run for it."""
         self.state_statistics: StateStatistics | None = None
         self.token_statistics: baselines.TokenStatistics | None = None
         self.cell_statistics: baselines.CellStatistics | None = None
@@ -201,10 +173,12 @@ class CompressionTrack:
                     "with `foreframe data encode` first"
                 )
             size = self.config.model.grid * CELL
+            if isinstance(self.tokenizer, CosmosTokenizer):
+                self.tokenizer.require_trusted(encoder=True)
             encoder = TokenEncoder(tokenizer=self.tokenizer, weights=self._tokenizer_hash, size=size)
             root = tokens_of(raw, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
-        elif self.config.tokenizer is not None:
-            check_encoding(root, weights=self._tokenizer_hash)
+        else:
+            check_encoding(root, weights=None if self.config.tokenizer is None else self._tokenizer_hash)
         tokens = TokenDataset(root, on_bad_shard=on_bad_shard)
         if tokens.grid != self.config.model.grid:
             raise InputError(
@@ -253,11 +227,11 @@ class CompressionTrack:
     def load_statistics(self, folder: Path) -> None:
         """See `Track`."""
         path = folder / STATISTICS_FILE
-        try:
-            content = json.loads(path.read_text())
-            states, tokens, tokenizer = content["states"], content["tokens"], content["tokenizer_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read as training statistics: {error}") from error
+        advice = "take an undamaged copy of the checkpoint"
+        content = read_json(path, advice=advice)
+        if missing := sorted({"states", "tokens", "tokenizer_sha256"} - content.keys()):
+            raise InputError(f"{path}: cannot be read as training statistics, {missing[0]} is missing; {advice}")
+        states, tokens, tokenizer = content["states"], content["tokens"], content["tokenizer_sha256"]
         if self.config.tokenizer is not None and tokenizer not in (None, self._tokenizer_hash):
             raise InputError(
                 f"{path}: the model was trained on the tokens of other weights than {self.config.tokenizer} has now; "
@@ -284,7 +258,10 @@ class CompressionTrack:
         """See `Track`: always from its initialisation."""
 
     def loss(self, model: STTransformer, batch: Batch) -> Loss:
-        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1 (report, section 3.2)."""
+        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1.
+
+        Teacher forcing is the report's (section 3.2), the shift by one *derived* (challenge-facts 4.3).
+        """
         tokens, states = _tokens(batch), self._states(batch)
         inputs = tokens[:, :-1]
         if self.config.scheduled_sampling > 0:
@@ -418,7 +395,7 @@ class CompressionTrack:
     def _opened_tokenizer(self) -> tuple[AnyTokenizer, str]:
         if self.config.tokenizer is None:
             raise InputError("this run names no tokenizer, so tokens cannot be made into frames; set track.tokenizer")
-        return load_tokenizer(self.config.tokenizer)
+        return load_tokenizer(self.config.tokenizer, permissions=self.permissions)
 
     @property
     def tokenizer(self) -> AnyTokenizer:
@@ -476,6 +453,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)

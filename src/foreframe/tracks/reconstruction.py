@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from foreframe.batch import Batch, to_frames
-from foreframe.data.clips import VideoClips, clip_ids, frame_indices
+from foreframe.data.clips import VideoClips, clip_ids
 from foreframe.data.decoded import DecodedDataset
 from foreframe.data.raw import RawDataset
-from foreframe.errors import InputError, require
+from foreframe.errors import InputError
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
-from foreframe.models.autoencoder import AutoencoderConfig, VideoAutoencoder
-from foreframe.models.tokenizer import BLOCK_FRAMES, CELL, TokenizerConfig, VideoTokenizer
+from foreframe.models.autoencoder import VideoAutoencoder
+from foreframe.models.config import TokenizerConfig
+from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import find_weights, load_weights
 from foreframe.tracks.track import Loss, Metric, Scores
 
@@ -28,55 +27,10 @@ if TYPE_CHECKING:
 
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
+    from foreframe.tracks.config import ReconstructionConfig
 
 _NO_ERROR = 1e-4
 """Squared error, of a range of 2, below which a frame is as good as given back: 46 dB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionConfig:
-    """Which tokenizer or autoencoder is trained, on what frames."""
-
-    kind: Literal["reconstruction"] = "reconstruction"
-    """Names the track in `config.json`."""
-    model: TokenizerConfig | AutoencoderConfig = field(default_factory=TokenizerConfig)
-    """Its size. A tokenizer is trained on 17 frames in a row, an autoencoder on the 21 of a 77-frame clip that the
-    sampling model sees (`data.clips.frame_indices`)."""
-    size: int = 128
-    """Side of the frames in pixels: the video's own divided by a whole number."""
-    clip_stride: int = 17
-    """Frames from the start of one clip to the next, in training."""
-    val_clip_stride: int = 17
-    """The same in validation and evaluation: blocks of a tokenizer that do not overlap."""
-    loss: Literal["decibel", "squared"] = "decibel"
-    """`decibel`: mean over frames of the squared error's logarithm, so that each counts as it does in the mean PSNR;
-    `squared`: the squared error itself, of which frames that are hard to draw have most."""
-    even_usage: float = 1.0
-    """Weight, beside the loss, of what draws a tokenizer towards using all levels alike
-    (`FiniteScalarQuantizer.unevenness`)."""
-    decode_once: bool = False
-    """Keep every frame decoded, at `size`, in the run's cache: for many passes over data that fits on the disk."""
-    start_from: str | None = None
-    """Shipped model or run whose weights training starts from; None for a fresh initialisation."""
-    freeze_encoder: bool = False
-    """Train a tokenizer's decoder alone. The tokens stay what they were, so that what was trained on them goes on to
-    work, and is drawn better."""
-
-    def __post_init__(self) -> None:
-        if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
-            raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
-        require(self, clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, size=(CELL, math.inf), even_usage=(0, math.inf))
-        side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
-        if self.size % side:
-            raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
-
-    @property
-    def frame_offsets(self) -> list[int]:
-        """Frames of a clip that are encoded."""
-        if isinstance(self.model, TokenizerConfig):
-            return list(range(BLOCK_FRAMES))
-        return frame_indices("stride4_dup_last").tolist()
 
 
 Reconstructor = VideoTokenizer | VideoAutoencoder
@@ -145,7 +99,7 @@ class ReconstructionTrack:
             dataset = DecodedDataset(root, cache=cache, size=self.config.size, on_bad_shard=on_bad_shard)
         else:
             dataset = RawDataset(root, on_bad_shard=on_bad_shard)
-            dataset.check()
+            dataset.check(size=self.config.size)
         ids = clip_ids(dataset.all_segments(), length=length, stride=stride)
         if not ids:
             raise InputError(f"{root}: no recording is as long as a clip of {length} frames")

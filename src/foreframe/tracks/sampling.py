@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames
-from foreframe.data.clips import CLIP_FRAMES, VideoClips, clip_ids, frame_indices
-from foreframe.data.encoding import read_encoding
+from foreframe.data.clips import VideoClips, clip_ids
+from foreframe.data.encoding import read_encoding, verify_encoded
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.encode import LatentEncoder, latents_of, load_autoencoder
-from foreframe.errors import InputError, require
+from foreframe.errors import InputError
+from foreframe.files import read_json
 from foreframe.flow import (
-    FlowConfig,
     draw_timesteps,
     flow_matching_loss,
     frame_timesteps,
@@ -30,13 +30,14 @@ from foreframe.flow import (
     velocity_of,
 )
 from foreframe.inference.autoregressive import clip_generator
-from foreframe.inference.ensemble import Draw, EnsembleConfig, ensemble, member_noise, post_process
-from foreframe.inference.flow_sampler import SamplerConfig, sample
+from foreframe.inference.ensemble import Draw, ensemble, member_noise, post_process
+from foreframe.inference.flow_sampler import sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
-from foreframe.models.wan_config import WanConfig
 from foreframe.models.weights import find_weights, load_weights
+from foreframe.permissions import NONE, Permissions
 from foreframe.states import with_value
+from foreframe.tracks.config import NUM_OBSERVED, SamplingConfig
 from foreframe.tracks.track import Loss, Metric, Scores
 
 if TYPE_CHECKING:
@@ -48,88 +49,15 @@ if TYPE_CHECKING:
     from foreframe.batch import ClipId
     from foreframe.data.layout import OnBadShard
     from foreframe.data.loader import ClipDataset
+    from foreframe.inference.config import EnsembleConfig, SamplerConfig
     from foreframe.inference.ensemble import Ensemble
     from foreframe.inference.flow_sampler import Velocity
     from foreframe.models.autoencoder import VideoAutoencoder
     from foreframe.models.wan import StateConditionedWan
 
-NUM_OBSERVED = 17
-"""Frames of a clip that are given (report, section 2)."""
 STATISTICS_FILE = "statistics.json"
 RECONSTRUCTION = "reconstruction"
 """The predictor that decodes the true latents: what the autoencoder alone loses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """What is trained on clips of video, and how it predicts."""
-
-    kind: Literal["sampling"] = "sampling"
-    """Names the track in `config.json`."""
-    model: WanConfig = field(default_factory=WanConfig)
-    """The transformer's size, its base and what of it is trained."""
-    autoencoder: str | None = None
-    """Whose latents: a shipped model, a run folder, or a folder in diffusers' form. None: `model.base` holds it."""
-    prompt: str | None = None
-    """File with the empty prompt's embedding, made once where there is no text encoder. None: by the text encoder of
-    `model.base`, or, without a base, a prompt of ones."""
-    start_from: str | None = None
-    """Shipped model or run whose weights training starts from, of the same size and on the same autoencoder's latents;
-    None for a fresh start, from `model.base` if there is one."""
-    size: int = 512
-    """Side of the frames in pixels: the video's own divided by a whole number (report: 512)."""
-    frames: Literal["stride4_dup_last", "uniform21", "stride2", "all"] = "stride4_dup_last"
-    """Which of the 77 frames the model sees (challenge-facts 5.2)."""
-    clip_stride: int = 8
-    """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
-    val_clip_stride: int = 77
-    """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
-    latents: Literal["cached", "online"] = "cached"
-    """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    """Noise levels in training."""
-    loss_latents: Literal["future", "last"] = "future"
-    """Latent frames that the loss is over: all that are to be predicted (*assumed*), or the last alone."""
-    state_dropout: float = 0.0
-    """Share of clips whose states are withheld in training, for guidance (report: 0.1 where there is any)."""
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """Steps, solver and guidance of a prediction."""
-    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    """Samples averaged for a prediction, and what is done to their mean."""
-    decode: Literal["last", "all"] = "last"
-    """Decode the predicted frame only, or all of the future, to look at."""
-    answer: Literal["last", "both"] = "last"
-    """The last decoded frame, or the mean of the two that show frame 76 (with `stride4_dup_last` only)."""
-    unchanged_tolerance: float = 0.0
-    """Difference, on the scale [-1, 1], below which a place of a sample counts as unchanged and shows the last observed
-    frame itself (`inference.unchanged`); 0 is never, as in the report, whose autoencoder loses little."""
-    inference_precision: Literal["no", "bf16"] = "no"
-    """Precision of the transformer's and the decoder's matrix products in prediction."""
-
-    def __post_init__(self) -> None:
-        require(self, size=(16, math.inf), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, state_dropout=(0, 1), unchanged_tolerance=(0, 2))
-        if self.state_dropout > 0 and not self.model.guidance:
-            raise ValueError("state_dropout needs model.guidance, the token that stands for no states")
-        if self.sampler.guidance_scale != 1 and not self.model.guidance:
-            raise ValueError(f"a guidance scale of {self.sampler.guidance_scale} needs a model trained with guidance")
-        if self.answer == "both" and self.frames != "stride4_dup_last":
-            raise ValueError(f"answer both needs frames stride4_dup_last, not {self.frames}")
-
-    @property
-    def frame_offsets(self) -> list[int]:
-        """Frames of the clip that the model sees, T of them."""
-        return frame_indices(self.frames).tolist()
-
-    @property
-    def num_context_frames(self) -> int:
-        """Those among them that are given."""
-        return sum(offset < NUM_OBSERVED for offset in self.frame_offsets)
-
-    @property
-    def num_context_latents(self) -> int:
-        """Latent frames made of them; what is left over of a group of four stays unused (challenge-facts 5.2)."""
-        return 1 + (self.num_context_frames - 1) // 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +80,10 @@ class SamplingTrack:
 
     kind = "sampling"
 
-    def __init__(self, config: SamplingConfig) -> None:
+    def __init__(self, config: SamplingConfig, *, permissions: Permissions = NONE) -> None:
         self.config = config
+        self.permissions = permissions
+        """What may be fetched and run for it."""
         self.share: tuple[int, int] = (0, 1)
         """This process's number and how many share the members of every ensemble."""
         self.reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -252,12 +182,19 @@ class SamplingTrack:
                     f"{root}: holds latents, but scores need the frames; evaluate with --data RAW; to train, put the "
                     "raw folder in its place, or leave validation out with --train.validate-every 0"
                 )
-            expected = {"weights_sha256": self._autoencoder_hash, "frame_indices": config.frame_offsets}
-            return LatentClips(root, expected={**expected, "frame_size": config.size})
+            expected = {
+                "weights_sha256": self._autoencoder_hash,
+                "frame_indices": config.frame_offsets,
+                "frame_size": config.size,
+                "legacy_segment_check": config.legacy_segment_check,
+            }
+            clips = LatentClips(root, expected=expected)
+            verify_encoded(root)
+            return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
-            raw.check()
-            ids = clip_ids(raw.all_segments(), stride=stride)
+            raw.check(size=config.size)
+            ids = clip_ids(raw.all_segments(), stride=stride, legacy_segment_check=config.legacy_segment_check)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
             return VideoClips(raw, ids, frame_offsets=config.frame_offsets, size=config.size)
@@ -267,6 +204,7 @@ class SamplingTrack:
             size=config.size,
             frames=config.frames,
             stride=stride,
+            legacy_segment_check=config.legacy_segment_check,
         )
         clips = latents_of(root, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         if not len(clips):
@@ -283,10 +221,10 @@ class SamplingTrack:
     def load_statistics(self, folder: Path) -> None:
         """Read it; `InputError` if the autoencoder is another one now."""
         path = folder / STATISTICS_FILE
-        try:
-            trained_on = json.loads(path.read_text())["autoencoder_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read as training statistics: {error}") from error
+        content = read_json(path, advice="take an undamaged copy of the checkpoint")
+        if "autoencoder_sha256" not in content:
+            raise InputError(f"{path}: cannot be read as training statistics, autoencoder_sha256 is missing")
+        trained_on = content["autoencoder_sha256"]
         if trained_on != self._autoencoder_hash:
             raise InputError(
                 f"{path}: the model was trained on the latents of other weights than {self._autoencoder_name} has "
@@ -301,7 +239,7 @@ class SamplingTrack:
         from foreframe.models.wan import StateConditionedWan
 
         config = self.config
-        model = StateConditionedWan(config.model)
+        model = StateConditionedWan(config.model, permissions=self.permissions)
         own = None if config.prompt is None else Path(config.prompt).expanduser()
         if own is None and config.model.base is None:
             model.set_prompt(torch.ones(1, config.model.text_dim))
@@ -309,7 +247,13 @@ class SamplingTrack:
             # Not compared to what the base's text encoder gives, which would replace it.
             model.set_prompt(prompt_row(own))
         elif self._prompt_file is not None:
-            model.set_prompt(prompt_row(own or self._prompt_file, base=config.model.base))
+            row = prompt_row(
+                own or self._prompt_file,
+                base=config.model.base,
+                revision=config.model.base_revision,
+                permissions=self.permissions,
+            )
+            model.set_prompt(row)
         # Else no data was opened to train on: the checkpoint that comes next holds the prompt.
         return model
 
@@ -363,7 +307,7 @@ class SamplingTrack:
     def predict(self, model: StateConditionedWan, batch: Batch, *, quick: bool = False) -> SamplingPrediction:
         """The mean of an ensemble, from the context's latents and the states; `quick`: one sample of ten steps.
 
-        The report's own validation while training took ten steps (challenge-facts 5.9).
+        The validation of the team's training script takes ten steps, too (challenge-facts 5.9, [team]).
         """
         config = self.config
         sampler, members = config.sampler, config.ensemble
@@ -515,7 +459,9 @@ class SamplingTrack:
 
     @cached_property
     def _opened_autoencoder(self) -> tuple[VideoAutoencoder, str]:
-        return load_autoencoder(self._autoencoder_name)
+        own = self.config.autoencoder is not None
+        revision = self.config.autoencoder_revision if own else self.config.model.base_revision
+        return load_autoencoder(self._autoencoder_name, revision=revision, permissions=self.permissions)
 
     @property
     def autoencoder(self) -> VideoAutoencoder:
@@ -624,6 +570,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)

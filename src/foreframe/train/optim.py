@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-
-from foreframe.errors import require
+from torch import nn
 
 if TYPE_CHECKING:
-    from torch import nn
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and a schedule. The defaults are the compression entry's (report, section 3.2)."""
-
-    learning_rate: float = 8e-4
-    """Peak learning rate."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """From the peak to zero at the last step, or constant, after the warm-up."""
-    warmup_steps: int = 2000
-    """Optimiser steps from zero to the peak."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Adam's running-average factors."""
-    eps: float = 1e-8
-    """Adam's denominator term (*assumed*)."""
-    weight_decay: float = 0.05
-    """Decoupled decay."""
-    decay: Literal["matrices", "all"] = "matrices"
-    """What is decayed: matrices but no biases, norms, gains or position tables (report, section 3.2), or everything
-    trained, as in the sampling entry's script (challenge-facts 5.7)."""
-    gradient_clip: float = 1.0
-    """Largest total gradient norm; 0 switches clipping off (*assumed*)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            learning_rate=(0, 1e6),
-            warmup_steps=(0, math.inf),
-            eps=(0, 1),
-            weight_decay=(0, 1e6),
-            gradient_clip=(0, math.inf),
-        )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be from 0 to below 1, not {self.betas}")
+    from foreframe.train.config import OptimConfig
 
 
 def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> float:
@@ -60,15 +23,22 @@ def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> floa
     return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+_HAS_MATRIX = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+"""Modules whose `weight` is a matrix of the model, LoRA's among them."""
+
+
 def decay_groups(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the trained parameters that are decayed and of those that are not.
 
-    A matrix is a weight of two or more axes (linear, convolution, token embedding); position tables are not.
+    Decayed is the `weight` of a linear layer, a convolution or the token embedding. All else is not, however many axes
+    it has: biases, norms, gains (`WanRMS_norm.gamma` has four axes), the tables of positions and of modulations
+    (`scale_shift_table` and `robot_modulation` have three), the token that stands for no states.
     """
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and "position" not in name.rsplit(".", 1)[-1]
+            owner, _, leaf = name.rpartition(".")
+            is_matrix = leaf == "weight" and isinstance(model.get_submodule(owner), _HAS_MATRIX)
             (decayed if is_matrix else kept).append(name)
     return decayed, kept
 
