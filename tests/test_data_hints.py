@@ -16,10 +16,10 @@ import pytest
 import foreframe
 from conftest import write_raw
 from foreframe.cli import run
-from foreframe.config import build_track
 from foreframe.data.check import CheckConfig, check_folder
 from foreframe.data.clips import TokenClips, VideoClips
 from foreframe.data.describe import describe
+from foreframe.data.encoding import ENCODING_VERSION, sealed
 from foreframe.data.hints import axes_hint
 from foreframe.data.integrity import fingerprint
 from foreframe.data.latents import LatentClips
@@ -29,6 +29,7 @@ from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.errors import InputError, UsageError
 from foreframe.recipes import RECIPES
+from foreframe.tracks.table import build_track
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
 FOLDERS = ("videos", "robot_states", "segment_indices", "metadata")
@@ -220,7 +221,7 @@ def test_rows_lost_are_not_another_robot(copies: dict[str, Path]) -> None:
 def test_no_track_opens_data_of_another_rate(tmp_path: Path, recipe: str) -> None:
     root = Path(shutil.copytree(SAMPLE / "val", tmp_path / "val"))
     edit(root / "metadata.json", hz=10)
-    track = build_track(RECIPES[recipe]())
+    track = build_track(RECIPES[recipe]().track)
     for with_video in (False, True):
         with pytest.raises(InputError, match=r"metadata\.json: hz is 10, but the models' clips are of 30 frames"):
             track.open(root, cache=tmp_path / "cache", with_video=with_video)
@@ -230,7 +231,7 @@ def test_no_track_opens_data_of_another_rate(tmp_path: Path, recipe: str) -> Non
 def test_decoding_once_refuses_another_rate_before_any_work(copies: dict[str, Path], tmp_path: Path) -> None:
     config = RECIPES["tokenizer_tiny"]()
     edit(copies["raw"] / "metadata.json", hz=10)
-    track = build_track(replace(config, track=replace(config.track, decode_once=True)))
+    track = build_track(replace(config.track, decode_once=True))
     with pytest.raises(InputError, match="hz is 10"):
         track.open(copies["raw"], cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -258,7 +259,7 @@ def test_only_thirty_frames_a_second_make_clips(copies: dict[str, Path], hz: flo
 def test_latents_of_another_rate_are_refused(tmp_path: Path) -> None:
     """Latents that an earlier build made of such data."""
     facts = {
-        "version": 2,
+        "version": ENCODING_VERSION,
         "kind": "latents",
         "source_fingerprint": "0",
         "weights_sha256": "0",
@@ -271,8 +272,10 @@ def test_latents_of_another_rate_are_refused(tmp_path: Path) -> None:
         "latent_shape": [1, 1, 1, 1],
         "num_states": 1,
         "clips": {},
+        "files": {},
+        "legacy_segment_check": False,
     }
-    (tmp_path / "encoding.json").write_text(json.dumps(facts))
+    (tmp_path / "encoding.json").write_bytes(sealed(facts))
     write_metadata(tmp_path, num_shards=1, num_images=100)
     assert len(LatentClips(tmp_path, expected={})) == 0
     edit(tmp_path / "metadata.json", hz=10)
