@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ class Clips:
 
     def __init__(self, whole: Any, error: BaseException | int) -> None:
         self.whole, self.error, self.clips, self.skipped = whole, error, whole.clips, whole.skipped
+        self.encoded_fingerprint = whole.encoded_fingerprint
         self.hanging = os.pipe()
 
     def __len__(self) -> int:
@@ -268,3 +270,21 @@ def test_a_process_whose_training_fails_beside_readers_ends(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("foreframe: ")]
     assert "is not finite" in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    """The system hangs up, and whatever is then written to the terminal fails."""
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, num_steps=10_000, checkpoint_every=10_000, validate_every=0))
+    child, terminal = pty.fork()
+    if not child:
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
+        cli.__dict__["_dispatch"] = lambda _arguments: train_run(tmp_path / "run", config)
+        os._exit(cli.run([]))
+    journal = tmp_path / "run" / "metrics.jsonl"
+    started = time.monotonic()
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() - started < 60:
+        time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    assert len(checkpoint_folders(tmp_path / "run")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -145,6 +146,9 @@ def _alone(folder: Path) -> Generator[None, None, None]:
         raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
     make_folder(folder)
     lock = folder / TRAIN_LOCK
+    for path in (folder / METRICS_FILE, folder / "checkpoints"):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageError(f"{path}: cannot be written (Permission denied); name a folder of yours with --out")
     with ExitStack() as stack:
         try:
             taken = f"{folder}: another `train` ({{pid}}) is at work here; let it end, or name another --out"
