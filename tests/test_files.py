@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from foreframe import files
+from conftest import die, in_child, limited, no_locks
 from foreframe.errors import InputError, UsageError
 from foreframe.files import locked, naming, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Exit status of a process that does `work`, as a shell tells it: 0, 1 after an exception, 137 after kill -9."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def die(*_: object, **__: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def no_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
-    """A file system without locks, as NFS without its lock daemon."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(files, "_told", set())
+    pass
 
 
 def test_a_lock_names_who_holds_it_and_is_free_again_after_a_kill(tmp_path: Path) -> None:
@@ -177,23 +148,6 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert {bytes(sorted(set(content))) for content in seen} <= {b"a", b"b"}
     assert {len(content) for content in seen} <= {10_000}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def limited(size: int) -> Any:
-    """A context in which no file may grow beyond `size` bytes: the system's own error, which names no file."""
-    import resource
-    from contextlib import contextmanager
-
-    @contextmanager
-    def context() -> Any:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return context()
 
 
 def test_write_whole_names_the_file_it_cannot_write(tmp_path: Path) -> None:

@@ -22,7 +22,17 @@ from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
 from foreframe.files import listed, locked
-from foreframe.models.weights import MODEL_FILE, checkpoint_folders, is_partly_trained, shipped_runs, weights_hash
+from foreframe.models.hub import pinned_revision, refuse_other_forms
+from foreframe.models.weights import (
+    MODEL_FILE,
+    checkpoint_folders,
+    is_partly_trained,
+    named_folder,
+    require_fit,
+    shipped_runs,
+    weights_hash,
+)
+from foreframe.permissions import NONE, Permissions
 from foreframe.tracks.config import ReconstructionConfig, SamplingConfig
 from foreframe.tracks.table import build_track
 from foreframe.train.checkpoint import (
@@ -100,7 +110,7 @@ def split_folder(config: RunConfig, root: Path | None, split: Split) -> Path | N
     return find_split(root, split, kind="tokens" if config.track.kind == "compression" else "raw")
 
 
-def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> Path:
+def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None, permissions: Permissions = NONE) -> Path:
     """Start or resume the run in `folder` and return its last checkpoint; `Stopped` if a signal ends it before.
 
     One at a time: where another process trains in `folder`, `UsageError`.
@@ -114,9 +124,10 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None) -> 
     with _alone(folder) if accelerator.is_main_process else nullcontext():
         # The first process makes the folder and whatever is cached in it; the others find it made.
         with accelerator.main_process_first():
+            config = _pinned_as(folder, config, permissions=permissions)
             if accelerator.is_main_process:
                 _prepare(folder, config, data_fingerprint=data_fingerprint)
-            track = build_track(config.track)
+            track = build_track(config.track, permissions=permissions)
             train_clips = track.open(root, cache=cache, on_bad_shard=config.on_bad_shard)
             if accelerator.is_main_process:
                 tell_skipped(root, train_clips.skipped)
@@ -168,16 +179,18 @@ def tell_skipped(root: Path, skipped: Mapping[int, str]) -> None:
         print(f"foreframe: skipped {len(skipped)} shard{'s' * (len(skipped) > 1)} of {root}", file=sys.stderr)
 
 
-def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Run:
+def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permissions: Permissions = NONE) -> Run:
     """Read a run's configuration and newest checkpoint; a shipped run's name stands for its folder.
 
     `predicting` replaces settings of how the track predicts, by their names; `UsageError` if it has no such setting.
     All that is ever needed of the checkpoint is read here: a training that goes on may remove it the next moment. If
     it does so meanwhile, the newest one is read again.
+    Nothing in the folder is run, and nothing fetched for it, that `permissions` do not name.
     """
     folder, config = _settings(folder, predicting)
-    track = build_track(config.track)
-    model = track.build()
+    config = _pinned(config, permissions=permissions)
+    track = build_track(config.track, permissions=permissions)
+    model: Any = None
     for _ in range(_MOST_TRIES):
         checkpoints = checkpoint_folders(folder)
         if not checkpoints:
@@ -186,6 +199,9 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
             )
         newest = checkpoints[-1]
         try:
+            if model is None:
+                require_fit(newest, track.build)
+                model = track.build()
             progress = load_checkpoint(newest, track=track, model=model)
             return Run(
                 folder=folder,
@@ -209,11 +225,10 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None) -> Ru
 
 def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path, RunConfig]:
     """A run's folder, found by a shipped one's name too, and its configuration with what is to be replaced in it."""
-    shipped = shipped_runs()
-    if not folder.exists() and str(folder) in shipped:
-        folder = shipped[str(folder)]
+    folder = named_folder(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such run folder; `foreframe train RECIPE --out {folder}` makes one")
+    refuse_other_forms(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}")
     config = load_config(folder)
@@ -235,6 +250,7 @@ def evaluate_run(
     inference: InferenceConfig | None = None,
     predicting: Mapping[str, Any] | None = None,
     cache: Path | None = None,
+    permissions: Permissions = NONE,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a run's newest checkpoint on the val split of `data` (default: beside what it was trained on).
@@ -251,7 +267,7 @@ def evaluate_run(
         raise InputError(f"{data or settings.data}: holds no val split; name held-out data with --data")
     accelerator = start_accelerator()
     with evaluating(folder, accelerator):
-        run = open_run(folder, predicting=predicting)
+        run = open_run(folder, predicting=predicting, permissions=permissions)
         if source_fingerprint(root) == run.progress.data_fingerprint:
             raise InputError(f"{root}: is what the run was trained on; name held-out data with --data")
         cache = run.folder / "cache" if cache is None else cache
@@ -297,17 +313,21 @@ def copy_shipped(name: str, out: Path) -> None:
         shutil.copytree(runs[name], partial, dirs_exist_ok=True)
 
 
-def export_run(folder: Path, out: Path, *, average_with: Sequence[Path] = ()) -> None:
+def export_run(
+    folder: Path, out: Path, *, average_with: Sequence[Path] = (), permissions: Permissions = NONE
+) -> list[str]:
     """Copy a run with its newest checkpoint, weights in 8 bits: no optimiser state, no cache, no data path, no scores.
 
     Scores are of the weights they were computed with; evaluate the copy for its own. With `average_with`, the weights
     are the mean of that run's and of these: of runs that went on from one another, it often predicts better than any
     (Wortsman et al., 2022). `UsageError` if they are not the same model on the same inputs.
+
+    Returns the folders of this machine that the copy still names because it cannot predict without them.
     """
-    run = open_run(folder)
+    run = open_run(folder, permissions=permissions)
     weights = run.weights_sha256
     if average_with:
-        others = [open_run(other) for other in average_with]
+        others = [open_run(other, permissions=permissions) for other in average_with]
         _average(run, others)
         weights = " ".join([weights, *(other.weights_sha256 for other in others)])
     with atomic_folder(out) as partial:
@@ -319,6 +339,9 @@ def export_run(folder: Path, out: Path, *, average_with: Sequence[Path] = ()) ->
             export_checkpoint(Path(held), partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
             shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
+    track: Any = run.config.track
+    named = (getattr(track, "tokenizer", None), getattr(track, "autoencoder", None), getattr(track.model, "base", None))
+    return sorted({name for name in named if name is not None and Path(name).is_absolute()})
 
 
 @torch.no_grad()
@@ -345,8 +368,36 @@ def _without_paths(config: RunConfig) -> RunConfig:
     if isinstance(track, ReconstructionConfig):
         config = replace(config, track=replace(track, start_from=None, freeze_encoder=False))
     elif isinstance(track, SamplingConfig):
-        config = replace(config, track=replace(track, start_from=None))
+        # The prompt's row lies beside the weights.
+        config = replace(config, track=replace(track, start_from=None, prompt=None))
     return config if config.data == "sample" else replace(config, data=None)
+
+
+def _pinned(config: RunConfig, *, permissions: Permissions) -> RunConfig:
+    """The configuration in which whatever lies on the hub is named with its commit, found out once and then kept."""
+    track = config.track
+    if not isinstance(track, SamplingConfig):
+        return config
+    base, own = track.model.base, track.autoencoder
+    if base is not None and track.model.base_revision is None:
+        commit = pinned_revision(base, permissions=permissions)
+        track = replace(track, model=replace(track.model, base_revision=commit))
+    if own is not None and track.autoencoder_revision is None and own not in shipped_runs():
+        track = replace(track, autoencoder_revision=pinned_revision(own, permissions=permissions))
+    return replace(config, track=track)
+
+
+def _pinned_as(folder: Path, config: RunConfig, *, permissions: Permissions) -> RunConfig:
+    """`_pinned`, with the commits of the run that `folder` holds, if that names the same."""
+    track = config.track
+    if isinstance(track, SamplingConfig) and (folder / CONFIG_FILE).is_file():
+        there = load_config(folder).track
+        if isinstance(there, SamplingConfig):
+            if there.model.base == track.model.base and track.model.base_revision is None:
+                track = replace(track, model=replace(track.model, base_revision=there.model.base_revision))
+            if there.autoencoder == track.autoencoder and track.autoencoder_revision is None:
+                track = replace(track, autoencoder_revision=there.autoencoder_revision)
+    return _pinned(replace(config, track=track), permissions=permissions)
 
 
 def make_folder(folder: Path) -> None:

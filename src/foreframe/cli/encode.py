@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from foreframe.cli.options import from_environment, parse
+from foreframe.cli.options import GivenPermissions, from_environment, parse
 from foreframe.cli.output import progress_bar
 from foreframe.errors import InputError, UsageError
+from foreframe.permissions import NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class EncodeOptions:
     """Latents: precision on disk."""
     on_bad_shard: Literal["raise", "skip"] = "raise"
     """A broken shard: an error, or left out, named, and recorded in `encoding.json`."""
+    permissions: GivenPermissions = NONE
 
 
 def encode_command(arguments: list[str]) -> int:
@@ -86,7 +88,7 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
     if holds_autoencoder(options.encoder):
         from foreframe.data.raw import RawDataset
 
-        autoencoder, weights = load_autoencoder(options.encoder)
+        autoencoder, weights = load_autoencoder(options.encoder, permissions=options.permissions)
         size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
             autoencoder=autoencoder.to(device),
@@ -97,7 +99,9 @@ def _encoder(options: EncodeOptions, raw: Path) -> Any:
             legacy_segment_check=options.legacy_segment_check,
             dtype=options.dtype,
         )
-    tokenizer, weights = load_tokenizer(options.encoder)
+    tokenizer, weights = load_tokenizer(options.encoder, permissions=options.permissions)
+    if isinstance(tokenizer, CosmosTokenizer):
+        tokenizer.require_trusted(encoder=True)
     # NVIDIA's makes 1X's own grids of 32x32 cells.
     size = (256 if isinstance(tokenizer, CosmosTokenizer) else 128) if options.size is None else options.size
     return TokenEncoder(tokenizer=tokenizer.to(device), weights=weights, size=size)

@@ -43,9 +43,12 @@ class DecodedDataset(RawDataset):
         self.size = size
         self._folder = cache / f"frames-{fingerprint(root, on_bad_shard=on_bad_shard)[:12]}-{size}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        with locked(self._folder / ".lock"):  # another process may want the same
-            for shard in self.layout.shards:
-                self._make(shard.index, shard.num_frames)
+        missing = [shard for shard in self.layout.shards if not self._is_whole(shard.index, shard.num_frames)]
+        if missing:  # else nothing is written: the folder may be read only
+            with locked(self._folder / ".lock"):  # another process may want the same
+                for shard in missing:
+                    if not self._is_whole(shard.index, shard.num_frames):
+                        self._make(shard.index, shard.num_frames)
 
     def frames(
         self, shard: int, indices: Sequence[int] | npt.NDArray[np.integer[Any]], *, size: int | None = None
@@ -58,20 +61,24 @@ class DecodedDataset(RawDataset):
     def _path(self, shard: int) -> Path:
         return self._folder / f"shard_{shard}.npy"
 
+    def _is_whole(self, shard: int, num_frames: int) -> bool:
+        path = self._path(shard)
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")
+        except (FileNotFoundError, ValueError, EOFError):  # missing, cut, emptied, or something else
+            return False
+        is_all = frames.shape == (num_frames, self.size, self.size, 3) and frames.dtype == np.uint8
+        return is_all and path.stat().st_size == frames.offset + frames.nbytes
+
     def _make(self, shard: int, num_frames: int) -> None:
         """Decode a shard whose file is missing, or not whole, which is said."""
         path, shape = self._path(shard), (num_frames, self.size, self.size, 3)
+        if path.exists():
+            size = path.stat().st_size
+            print(f"foreframe: {path}: is not whole ({size} bytes); it is made again", file=sys.stderr)
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
         length = len(header.getvalue()) + math.prod(shape)
-        if path.is_file():
-            with path.open("rb") as file:
-                if file.read(len(header.getvalue())) == header.getvalue() and path.stat().st_size == length:
-                    return
-            print(
-                f"foreframe: {path}: is not whole ({path.stat().st_size} bytes of {length}); it is made again",
-                file=sys.stderr,
-            )
         partial = self._folder / f".shard_{shard}.partial"
         try:
             with partial.open("wb") as file:
@@ -82,9 +89,9 @@ class DecodedDataset(RawDataset):
                     some = range(first, min(first + _AT_ONCE, num_frames))
                     file.write(super().frames(shard, some, size=self.size).data)
             partial.replace(path)
-        except OSError as error:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise OSError(
                 error.errno, f"{os.strerror(error.errno)}: it takes {length / 1e6:.1f} MB; make room there", str(path)

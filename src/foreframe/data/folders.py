@@ -121,6 +121,7 @@ def resumable_folder(out: Path, *, identity: Mapping[str, object], rank: int = 0
                 with _gate(partial, make=True) as held:
                     taken = f"{out}: another process ({{pid}}) is writing it just now; let it end"
                     at_work.enter_context(locked(partial / f".rank-{rank}.lock", taken=taken))
+                    _refuse_used(out)  # which another rank may have made since
                     _same_work(partial, identity, alone=held)
                     unfinished.folder.mkdir(exist_ok=True)
             yield unfinished

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Array = npt.NDArray[Any]
+Role = Literal["metadata", "video", "states", "segments"]
+"""What a shard's files hold."""
 
 _LOOKED_AT = 1 << 16
 """Numbers of a file that are looked at."""
@@ -27,9 +29,11 @@ _FEW_TOKENS = 1 << 10
 """Tokens among which agreement may be chance."""
 _MOST_CHANNELS = 1000
 """More than any robot sends."""
-_TYPES = {"f8": "float64", "f4": "float32", "f2": "float16", "i8": "int64", "i4": "int32", "i2": "int16"}
-_TYPES |= {"u2": "uint16", "u1": "uint8"}
-SWAPPED = "holds big-endian numbers; swap their bytes: little-endian is wanted"
+_TYPES = {
+    "f8": "float64", "f4": "float32", "f2": "float16", "i8": "int64", "i4": "int32", "i2": "int16", "u2": "uint16",
+    "u1": "uint8",
+}  # fmt: skip
+SWAPPED = "holds big-endian numbers (their bytes the other way round make sense); write them little-endian"
 FLOATS = "holds float32 numbers instead of int32; write it as little-endian int32"
 
 
@@ -65,6 +69,9 @@ def states_hint(path: Path, size: int, num_rows: int, *, advice: str) -> str:
     if channels is None:
         return advice
     if is_other_robot(path, size, num_rows):
+        if channels % 2 == 0 and not _sane(open_array(path, "<f4", size // 4)):
+            kind = states_type(path, size, num_rows, channels=channels // 2)
+            channels = channels // 2 if kind != "<f4" else channels
         return (
             f"it holds {channels} channels a row, this build reads EVE's {NUM_CHANNELS}: another robot's data cannot "
             "be used yet"
@@ -126,11 +133,12 @@ def integers_type(path: Path, size: int, count: int, *, tokens: bool = False) ->
     """NumPy's name of the type of `count` ids, or tokens, in a file of `size` bytes; "<i4" unless all tells another."""
     kinds = {8: ("i8", "f8"), 2: ("u2",) if tokens else ("i2",), 1: () if tokens else ("u1",)}
     item = size // count if count > 0 and size % count == 0 else 4
-    return _first_that_fits(path, kinds.get(item, ()), count, tokens=tokens) or "<i4"
+    return _best_type(path, kinds.get(item, ()), count, tokens=tokens) or "<i4"
 
 
-def _first_that_fits(path: Path, kinds: Iterable[str], count: int, *, tokens: bool) -> str | None:
-    """The first of these types, in either byte order, as which a file's numbers could be tokens or recordings' ids."""
+def _best_type(path: Path, kinds: Iterable[str], count: int, *, tokens: bool) -> str | None:
+    """Of these types, in either byte order, the one as which a file's numbers are the smallest tokens or ids."""
+    largest: dict[str, float] = {}
     for dtype in [f"{order}{kind}" for kind in kinds for order in "<>"]:
         sample = np.asarray(open_array(path, dtype, count)[:_LOOKED_AT])
         with np.errstate(invalid="ignore"):
@@ -138,8 +146,8 @@ def _first_that_fits(path: Path, kinds: Iterable[str], count: int, *, tokens: bo
                 continue
         # Halves of whole int32 numbers are numbers as well: those of tokens leave every second one empty.
         if (kinds != ("u2",) or sample[1::2].any()) if tokens else (sample[1:] >= sample[:-1]).all():
-            return dtype
-    return None
+            largest[dtype] = float(sample.max())
+    return min(largest, key=lambda dtype: largest[dtype], default=None)
 
 
 def integers_hint(dtype: str) -> str | None:
@@ -187,7 +195,7 @@ def tokens_hint(path: Path, size: int, num_frames: int, *, grid: int | None, blo
     blocks = -(-num_frames // block_frames)
     for item, kinds in ((8, ("i8", "f8")), (2, ("u2",))):
         side = _side(size, 3 * blocks * item, grid)
-        dtype = None if side is None else _first_that_fits(path, kinds, size // item, tokens=True)
+        dtype = None if side is None else _best_type(path, kinds, size // item, tokens=True)
         if dtype is not None:
             return f"{blocks} blocks of 3 grids of {side}x{side} in {integers_hint(dtype)}"
     if num_frames % block_frames and (side := _side(size, 12 * (blocks - 1), grid)):
@@ -213,49 +221,51 @@ def _side(size: int, grids_bytes: int, grid: int | None) -> int | None:
 def axes_hint(tokens: Array) -> str | None:
     """What order of axes tokens (blocks, 3, grid, grid) are in if not in this one; None where they do not tell.
 
-    The grids of a block show nearly the same picture: the second and the third agree in more cells than any two others.
-    With the three tokens of a cell next to each other, every third pair of neighbours agrees more than the pairs
-    after it, which no picture does by itself.
+    The second and the third grid of a block show nearly the same picture. Where the three tokens, or three rows, of a
+    place lie next to each other, the third is therefore closer to the second than to the first of the next place; in
+    the right order no picture makes every third pair of neighbours closer than the pairs after it.
     """
-    blocks, grids, side = tokens.shape[:3]
-    blocks = min(blocks, max(2, _LOOKED_AT // (grids * side * side)))
-    sample = np.asarray(tokens[:blocks])
-    if sample.size < _FEW_TOKENS:
+    side = tokens.shape[-1]
+    flat = np.asarray(tokens[: max(2, _LOOKED_AT // (3 * side * side))]).reshape(-1)
+    if flat.size < _FEW_TOKENS:
         return None
-    flat = sample.reshape(-1)
-    own = float((sample[:, 1] == sample[:, 2]).mean())
-    inside = float((flat[1::3] == flat[2::3]).mean())
-    after = float((flat[2:-1:3] == flat[3::3]).mean())
-    if inside > 2 * after + 0.05 and inside > 2 * own + 0.05:
-        return (
-            f"holds tokens as (blocks, {side}, {side}, 3) by their values; write them as (blocks, 3, {side}, {side}): "
-            "numpy.moveaxis(tokens, -1, 1)"
-        )
-    # Only over all blocks can three runs of grids be told.
-    every = np.asarray(tokens).reshape(3, -1, side, side) if len(tokens) > 1 else sample[:0]
-    step = max(1, len(tokens) // blocks)
-    if every.size and float((every[1, ::step] == every[2, ::step]).mean()) > 2 * own + 0.1:
-        return (
-            f"holds tokens as (3, blocks, {side}, {side}) by their values; write them as (blocks, 3, {side}, {side}): "
-            "numpy.moveaxis(tokens, 0, 1)"
-        )
+    for step, order, axis in ((1, f"blocks, {side}, {side}, 3", -1), (side, f"blocks, {side}, 3, {side}", 2)):
+        if _alternates(flat, side=side, step=step):
+            return (
+                f"holds tokens as ({order}) by their values; write them as (blocks, 3, {side}, {side}): "
+                f"numpy.moveaxis(tokens, {axis}, 1)"
+            )
     return None
+
+
+def _alternates(flat: Array, *, side: int, step: int) -> bool:
+    """Whether of runs of `step` tokens the third of three is closer to the second than to the first of the next."""
+    runs = flat.reshape(-1, step).astype(np.float64)
+    change = np.abs(runs[1:] - runs[:-1]).mean(1)
+    place = np.arange(len(change))
+    inside = place % side != side - 1  # not from the end of a row, or of a grid, to the next one's start
+    near, far = change[inside & (place % 3 == 1)], change[inside & (place % 3 == 2)]
+    if min(len(near), len(far)) < 2:
+        return False
+    error = math.hypot(near.std() / math.sqrt(len(near)), far.std() / math.sqrt(len(far)))
+    return bool(near.mean() < 0.85 * far.mean() - 4 * error)
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
 
-FILE_NAMES: dict[str, re.Pattern[str]] = {
+FILE_NAMES: dict[Role, re.Pattern[str]] = {
     "metadata": re.compile(r"metadata_(0|[1-9]\d{0,8})\.json"),
     "video": re.compile(r"video_(0|[1-9]\d{0,8})\.(?:mp4|bin)"),
     "states": re.compile(r"states_(0|[1-9]\d{0,8})\.bin"),
     "segments": re.compile(r"segment_idx_(0|[1-9]\d{0,8})\.bin"),
 }
 """Names of a shard's files, by what they hold; the number is the shard's."""
+_STEMS = {"metadata": "metadata", "video": "video", "states": "states", "segments": "segment_idx"}
 _MOST_DIGITS = 9
 _SUFFIXES = {"metadata": (".json",), "video": (".mp4", ".bin"), "states": (".bin",), "segments": (".bin",)}
 
 
-def numbered(names: Iterable[str], role: str) -> dict[int, str]:
+def numbered(names: Iterable[str], role: Role) -> dict[int, str]:
     """Those of the names that a shard's file of this role has, by the shard's number."""
     found = (FILE_NAMES[role].fullmatch(name) for name in names)
     return {int(match[1]): match[0] for match in found if match}
@@ -270,8 +280,8 @@ def numbering_fault(numbers: list[int], counted: int) -> str | None:
     gaps = "" if last - first + 1 == counted else ", with gaps"
     moved = next(number for place, number in enumerate(numbers) if number != place)
     return (
-        f"shards are numbered {named}{gaps}, wanted is 0 to {counted - 1}; rename the files of shard {moved} to "
-        f"{numbers.index(moved)} and so on in every folder, with the same number as shard_ind in their metadata"
+        f"shards are numbered {named}{gaps}, wanted is 0 to {counted - 1}; make shard {moved} number "
+        f"{numbers.index(moved)} and so on, in the names of all its files and as shard_ind in its metadata"
     )
 
 
@@ -288,23 +298,26 @@ def uncounted_fault(numbers: Mapping[int, str], counted: int) -> str | None:
 
 
 def other_name(names: Iterable[str], wanted: str) -> str | None:
-    """A file that `wanted` ("video_0.mp4") may have been meant to be, by the number and the ending of its name."""
+    """A file that `wanted` ("video_0.mp4") may have been meant to be: of no known name, but with a number and its end.
+
+    One with the same number goes first, as "video_00.mp4" or "clip-0.mp4".
+    """
     stem, _, ending = wanted.rpartition(".")
     number = int(stem.rpartition("_")[2])
-    known = FILE_NAMES.values()
-    for name in sorted(names):
-        digits = re.findall(r"\d+", name.rpartition(".")[0])
-        fits = name.lower().endswith(f".{ending}") and not any(pattern.fullmatch(name) for pattern in known)
-        if fits and digits and len(digits[-1]) <= _MOST_DIGITS and int(digits[-1]) == number:
-            return name
-    return None
+    unknown = [name for name in sorted(names) if not any(known.fullmatch(name) for known in FILE_NAMES.values())]
+    numbers = {name: _last_number(name) for name in unknown if name.lower().endswith(f".{ending}")}
+    alike = [name for name, found in numbers.items() if found == number]
+    return next(iter(alike or [name for name, found in numbers.items() if found is not None]), None)
 
 
-def rename_hint(name: str, role: str) -> str | None:
-    """What a file that is named otherwise should be called, if it ends like one of this role and has a number."""
+def _last_number(name: str) -> int | None:
+    """The last number in a file's name before its ending."""
     digits = re.findall(r"\d+", name.rpartition(".")[0])
+    return int(digits[-1]) if digits and len(digits[-1]) <= _MOST_DIGITS else None
+
+
+def rename_hint(name: str, role: Role) -> str | None:
+    """What a file that is named otherwise should be called, if it ends like one of this role and has a number."""
+    number = _last_number(name)
     ending = next((ending for ending in _SUFFIXES[role] if name.lower().endswith(ending)), None)
-    if ending is None or not digits or len(digits[-1]) > _MOST_DIGITS:
-        return None
-    stem = {"metadata": "metadata", "video": "video", "states": "states", "segments": "segment_idx"}[role]
-    return f"{stem}_{int(digits[-1])}{ending}"
+    return None if ending is None or number is None else f"{_STEMS[role]}_{number}{ending}"

@@ -257,7 +257,8 @@ def read_hz(path: Path) -> float:
 def _hz(metadata: dict[str, Any], path: Path) -> float:
     hz = metadata.get("hz")
     if isinstance(hz, bool) or not isinstance(hz, (int, float)) or not 0 < hz < 1e4:
-        raise InputError(f"{path}: hz is {shortened(repr(hz), 60)}, expected frames per second such as 30")
+        said = f"is {shortened(repr(hz), 60)}" if "hz" in metadata else "is missing"
+        raise InputError(f"{path}: hz {said}, expected frames per second such as 30")
     return float(hz)
 
 
@@ -320,6 +321,7 @@ def _check_samples(files: ShardFiles, index: int, *, kind: Kind, num_shards: int
         if kind == "tokens" and not over and hints.is_other_robot(files.states, size, blocks * rows_each):
             hint = hints.states_hint(files.states, size, blocks * rows_each, advice=FETCH_AGAIN)
             raise InputError(f"{files.states}: {hint}")
+        _require_known_name(files.segments)
         raise InputError(
             f"{files.segments}: is missing, and {files.states.name} ({size} bytes) beside {files.video.name} is no "
             f"test split of {rows_each} state rows a sample; {FETCH_AGAIN}"
@@ -342,7 +344,8 @@ def _shard_metadata(files: ShardFiles, index: int, num_shards: int) -> dict[str,
     number = _whole_number(metadata, "shard_ind", files.metadata, least=0)
     if number != index:
         raise InputError(
-            f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; {FETCH_AGAIN}"
+            f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; correct it, or "
+            f"{FETCH_AGAIN}"
         )
     return metadata
 
@@ -358,10 +361,18 @@ def _require_counted(path: Path, num_shards: int) -> None:
 def _require_file(path: Path, advice: str) -> None:
     """Raise `InputError` unless a file with content of its own lies there."""
     if not is_there(path):
-        other = hints.other_name((one.name for one in visible(path.parent)), path.name)
-        meant = "" if other is None else f" (is it {other}? rename it)"
-        raise InputError(f"{path}: is missing {advice}{meant}")
+        _require_known_name(path)
+        raise InputError(f"{path}: is missing {advice}")
     require_content(path)
+
+
+def _require_known_name(path: Path) -> None:
+    """Raise `InputError` if a file lies beside `path` that it may have been meant to be."""
+    other = hints.other_name((one.name for one in visible(path.parent)), path.name)
+    if other is not None:
+        raise InputError(
+            f"{path}: is missing, but {other} lies there; if that is it, rename it, and other shards' alike"
+        )
 
 
 def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:
@@ -417,6 +428,6 @@ def _token_grid(shard: Shard, grid: int | None) -> int:
 def _whole_number(metadata: dict[str, Any], key: str, path: Path, *, least: int) -> int:
     value = metadata.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        said = f"{key} is {shortened(repr(value), 60)}, expected a whole number of at least {least}"
-        raise InputError(f"{path}: {said}; {FETCH_AGAIN}")
+        said = f"is {shortened(repr(value), 60)}" if key in metadata else "is missing"
+        raise InputError(f"{path}: {key} {said}, expected a whole number of at least {least}; {FETCH_AGAIN}")
     return value

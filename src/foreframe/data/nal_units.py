@@ -51,16 +51,16 @@ class NalUnits:
                 if first & 1 or packet[begin + 1] >> 3:
                     continue  # another layer, which is not decoded
                 if kind < 32:
-                    return Head(_HEVC.get(kind, "other"), tuple(parameters))
+                    return _head(_HEVC.get(kind, "other"), parameters)
                 is_parameters = kind <= 34
             else:
                 kind = first & 31
                 if 1 <= kind <= 5:
-                    return Head(_H264.get(kind, "other"), tuple(parameters))
+                    return _head(_H264.get(kind, "other"), parameters)
                 is_parameters = kind in (7, 8, 13, 15)
             if is_parameters:
                 parameters.append(packet[begin:end].rstrip(b"\0"))
-        return Head("other", tuple(parameters))
+        return _head("other", parameters)
 
     def is_known(self, parameters: bytes) -> bool:
         """Whether the extradata hold that parameter set as well."""
@@ -90,3 +90,10 @@ class NalUnits:
             if end - begin >= 2:
                 yield begin, end
             begin = following + 3
+
+
+_BARE: dict[Kind, Head] = {kind: Head(kind) for kind in ("entry", "broken entry", "leading", "other")}
+
+
+def _head(kind: Kind, parameters: list[bytes]) -> Head:
+    return Head(kind, tuple(parameters)) if parameters else _BARE[kind]

@@ -76,7 +76,7 @@ class Places:
     """Name of the folder of states; "" in a flat folder."""
     segments: str
     contents: Contents
-    names: dict[str, list[str]]
+    names: dict[hints.Role, list[str]]
     """Names of the files in each role's folder."""
 
     @classmethod
@@ -93,7 +93,12 @@ class Places:
         segments = (
             _existing_folder(root, SEGMENTS_FOLDERS) if recordings else (found[0] if found else SEGMENTS_FOLDERS[0])
         )
-        places = {"metadata": "metadata", "video": "videos", "states": states, "segments": segments}
+        places: dict[hints.Role, str] = {
+            "metadata": "metadata",
+            "video": "videos",
+            "states": states,
+            "segments": segments,
+        }
         return cls(
             states=states,
             segments=segments,
@@ -103,11 +108,8 @@ class Places:
 
     def present(self) -> dict[int, str]:
         """Numbers of the shards of which there is any file, each with the name of one."""
-        return {
-            number: name
-            for role in ("metadata", "segments", "states", "video")
-            for number, name in hints.numbered(self.names[role], role).items()
-        }
+        roles: tuple[hints.Role, ...] = ("metadata", "segments", "states", "video")
+        return {number: name for role in roles for number, name in hints.numbered(self.names[role], role).items()}
 
 
 def not_a_dataset(root: Path) -> str:
@@ -163,28 +165,31 @@ def kind_and_style(root: Path) -> tuple[Kind, Style]:
 
 
 def _no_videos(root: Path) -> str:
+    """What is said where no file has a video's name; it may have another, or lie in another folder."""
     said = f"{root}: holds no video_0.mp4 or video_0.bin, nor does videos/ in it"
     inside = visible(root)
     folders = [path for path in inside if path.is_dir() and path.name not in (*STATES_FOLDERS, *SEGMENTS_FOLDERS)]
-    for folder in [root, *folders]:
-        for path in visible(folder) if folder != root else inside:
-            name = hints.rename_hint(path.name, "video") if path.suffix.lower() in (".mp4", ".bin") else None
-            if name is not None and not any(pattern.match(path.name) for pattern in _OTHERS):
-                where = name if folder == root else f"videos/{name}"
-                return (
-                    f"{said}, but {path.relative_to(root)}: is that {where}? the videos' names are video_ and a shard's"
-                    " number, from 0 on"
-                )
+    for path in [*inside, *(path for folder in folders for path in visible(folder))]:
+        meant = hints.rename_hint(path.name, "video")
+        if meant is not None and not any(pattern.fullmatch(path.name) for pattern in _NO_VIDEOS):
+            place = meant if path.parent == root else f"videos/{meant}"
+            return (
+                f"{said}, but {path.relative_to(root)}; if that is {place}, rename it, and those of other shards alike"
+            )
     return f"{said}; fetch the videos"
 
 
-_OTHERS = tuple(pattern for role, pattern in hints.FILE_NAMES.items() if role != "video")
+_NO_VIDEOS = tuple(pattern for role, pattern in hints.FILE_NAMES.items() if role != "video")
 
 
 def _existing_folder(root: Path, names: tuple[str, ...]) -> str:
     found = [name for name in names if (root / name).is_dir()]
     if not found:
-        raise InputError(f"{root / names[0]}: is missing (nor is there {names[1]}/); {FETCH_AGAIN}")
+        start = names[-1].partition("_")[0]  # states_0.bin, segment_idx_0.bin
+        folders = [path for path in visible(root) if path.is_dir()]
+        other = next((path for path in folders if any(one.name.startswith(start) for one in visible(path))), None)
+        advice = FETCH_AGAIN if other is None else f"but {other.name}/ holds such files: rename it to {names[0]}"
+        raise InputError(f"{root / names[0]}: is missing (nor is there {names[1]}/); {advice}")
     if len(found) > 1:
         raise InputError(f"{root}: holds both {names[0]}/ and {names[1]}/; keep the one that belongs to the videos")
     return found[0]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from typing_extensions import Self
 
+WORTH_A_COMPARISON = 300
+"""Frames that a jump forward must save before keyframes are compared for it, which takes the whole film."""
+
 Frames = npt.NDArray[np.uint8]
 """(T, H, W, 3) RGB."""
 
@@ -195,7 +198,7 @@ class VideoReader:
     def _keyframe(self, index: int) -> int:
         """The keyframe to start from for a frame, should it need a start."""
         if not self.index.keyframes_hold:
-            if self._position <= index and index not in self._passed_over:
+            if self._position <= index < self._position + WORTH_A_COMPARISON:
                 return 0  # going on from here asks for no keyframe
             if self.index.start_for(index):
                 self.index = compared(self.path, self.index)

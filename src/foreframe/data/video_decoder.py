@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from av.packet import Packet
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
     from foreframe.data.video_index import VideoIndex
 
@@ -70,7 +69,7 @@ class VideoDecoder:
                 if picture.pts is not None:
                     yield picture.pts, picture
 
-    def _packets(self) -> Iterator[Packet[VideoStream] | None]:
+    def _packets(self) -> Iterator[Packet[Any] | None]:
         """The packets from the next one on, stamped with their frame numbers; at last None, for what is held back."""
         index = self.index
         if not len(index.places):

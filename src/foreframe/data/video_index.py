@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+_FIRST_PACKETS = 32
+"""Packets that are compared with what lies in the file, beside those marked as keyframes."""
 _MOST_PARAMETERS = 64
 """Different parameter sets in one file up to which decoding starts anywhere but at its start."""
 
@@ -76,7 +78,7 @@ class VideoIndex:
         finally:
             container.close()
         if not packets.begins_with_keyframe:
-            _check_beginning(path, index)
+            _check_beginning(path, index, codec=packets.codec)
         return index
 
     def start_for(self, index: int) -> int:
@@ -94,7 +96,8 @@ class _Packets:
     def __init__(self, path: Path, stream: VideoStream, file: int) -> None:
         self._path, self._stream, self._file = path, stream, file
         context = stream.codec_context
-        extradata, codec = bytes(context.extradata or b""), context.name
+        self.codec = codec = context.name
+        extradata = bytes(context.extradata or b"")
         self._units = NalUnits(codec, extradata) if codec in ("h264", "hevc") else None
         self._intra_only = bool(context.codec.intra_only)
         self._times: list[int] = []
@@ -131,10 +134,11 @@ class _Packets:
     def _add(self, number: int, packet: Packet[VideoStream], time: int) -> None:
         content, shown = bytes(packet), not packet.is_discard  # what an edit list cuts away is decoded, never shown
         if self._places is not None:
-            place = packet.pos
-            if place is not None and place >= 0 and os.pread(self._file, len(content), place) == content:
-                self._places.append(place)
-            else:
+            place = -1 if packet.pos is None else packet.pos
+            self._places.append(place)
+            # FFmpeg changes all packets of a stream or none.
+            is_looked_at = number < _FIRST_PACKETS or packet.is_keyframe
+            if place < 0 or (is_looked_at and os.pread(self._file, len(content), place) != content):
                 self._places = None
         # What is decoded earlier must be shown earlier, or it would be looked for behind the keyframe.
         in_order = number == 0 or time > self._latest
@@ -198,13 +202,17 @@ class _Packets:
         )
 
 
-def _check_beginning(path: Path, index: VideoIndex) -> None:
-    """Raise if pictures before the first true keyframe do not come out: a file that was cut between keyframes."""
+def _check_beginning(path: Path, index: VideoIndex, *, codec: str) -> None:
+    """Raise if pictures before the first true keyframe do not come out: a file that was cut between keyframes.
+
+    H.264 may begin with a recovery point, after which all is well; in HEVC such pictures have nothing to build on, and
+    some decoders give them out all the same.
+    """
     end = index.first_shown(1) if len(index.keyframe_pts) > 1 else len(index)
     decoder = VideoDecoder(path, index)
     missing = set(range(end))
     try:
-        for number, picture in decoder.pictures():
+        for number, picture in decoder.pictures() if codec == "h264" else ():
             if not picture.is_corrupt:
                 missing.discard(number)
             if number >= end or not missing:

@@ -72,4 +72,4 @@ def compared(path: Path, index: VideoIndex) -> VideoIndex:
 
 def _checksum(picture: VideoFrame) -> int:
     frame = picture.reformat(format="rgb24", **ONE_THREAD).to_ndarray()
-    return zlib.crc32(np.ascontiguousarray(frame), zlib.crc32(str(frame.shape).encode()))
+    return zlib.crc32(frame.tobytes(), zlib.crc32(str(frame.shape).encode()))

@@ -64,7 +64,7 @@ def bootstrap(
     mean = float(array.mean())
     if len(counts) == 1:
         return Interval(origin + mean, np.nan, np.nan)
-    sums = np.bincount(group, weights=array)
+    sums = np.bincount(group, weights=array).astype(np.float64)
     error = float(_standard_error(sums, counts))
     if error <= _ROUNDING * np.abs(array).max():
         return Interval(origin + mean, origin + mean, origin + mean)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foreframe.data.windows import frame_indices
-from foreframe.errors import require
+from foreframe.errors import require, require_revision
 from foreframe.flow_config import FlowConfig
 from foreframe.inference.config import EnsembleConfig, RolloutConfig, SamplerConfig
 from foreframe.models.config import (
@@ -94,7 +94,7 @@ class ReconstructionConfig:
         if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
             raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
         require(self, clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, size=(CELL, math.inf), even_usage=(0, math.inf))
+        require(self, size=(CELL, 2**14), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
@@ -117,6 +117,8 @@ class SamplingConfig:
     """The transformer's size, its base and what of it is trained."""
     autoencoder: str | None = None
     """Whose latents: a shipped model, a run folder, or a folder in diffusers' form. None: `model.base` holds it."""
+    autoencoder_revision: str | None = None
+    """Commit of an autoencoder on the hub: what the id meant when the run was started with `--download`."""
     prompt: str | None = None
     """File with the empty prompt's embedding, made once where there is no text encoder. None: by the text encoder of
     `model.base`, or, without a base, a prompt of ones."""
@@ -158,7 +160,8 @@ class SamplingConfig:
     """Precision of the transformer's and the decoder's matrix products in prediction."""
 
     def __post_init__(self) -> None:
-        require(self, size=(16, math.inf), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
+        require(self, size=(16, 2**14), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
+        require_revision(self, "autoencoder_revision")
         require(self, state_dropout=(0, 1), unchanged_tolerance=(0, 2))
         if self.state_dropout > 0 and not self.model.guidance:
             raise ValueError("state_dropout needs model.guidance, the token that stands for no states")

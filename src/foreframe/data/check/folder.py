@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from foreframe.data.check.inventory import Role
+    from foreframe.data.hints import Role
 
 _SPLIT = re.compile(r"(train|val|test)(_v\d+(\.\d+)?)?(_raw)?")
 

@@ -7,9 +7,9 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from foreframe.data.hints import FILE_NAMES, rename_hint
+from foreframe.data.hints import FILE_NAMES, Role, rename_hint
 from foreframe.data.layout import FETCH_AGAIN
 from foreframe.files import MAX_JSON_BYTES, POINTER_HINT, is_pointer, parse_json, shortened
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from foreframe.data.check.findings import Report
     from foreframe.data.layout import Kind, Style
 
-Role = Literal["metadata", "video", "states", "segments"]
 ROLES: tuple[Role, ...] = ("metadata", "video", "states", "segments")
 
-_PATTERNS = {role: FILE_NAMES[role] for role in ROLES}
+_PATTERNS = FILE_NAMES
 _FOLDERS: dict[Role, tuple[str, ...]] = {
     "metadata": ("metadata",),
     "video": ("videos",),
@@ -108,9 +107,8 @@ def take_inventory(root: Path, report: Report) -> Inventory:
     nested_files = sum(
         1 for entries in nested.values() for name, _ in entries for p in _PATTERNS.values() if p.fullmatch(name)
     )
-    inventory.style = (
-        "flat" if flat_files > nested_files or (flat_files == nested_files and not chosen) else "subfolders"
-    )
+    nothing_named = flat_files == nested_files and not chosen
+    inventory.style = "flat" if flat_files > nested_files or (nothing_named and not nested) else "subfolders"
     if most == 0 and any(name == "encoding.json" for name, _ in top):
         inventory.kind = "tokens"
     held = [f"{count} {kind} in {folder or 'the folder itself'}" for (kind, folder), count in found.items() if count]
@@ -147,7 +145,9 @@ def _collect(
     inventory: Inventory, top: list[tuple[str, bool]], nested: dict[str, list[tuple[str, bool]]], report: Report
 ) -> None:
     """Sort every entry into its role, or report it."""
-    home = {folder: role for role, folder in inventory.folders.items()} if inventory.style == "subfolders" else {}
+    home: dict[str, Role] = {}
+    if inventory.style == "subfolders":
+        home = {folder: role for role, folder in inventory.folders.items()}
     suffix = ".mp4" if inventory.kind == "raw" else ".bin"
     for folder, entries in [("", top), *nested.items()]:
         for name, _ in entries:

@@ -338,9 +338,9 @@ def _common_grid(parts: list[Part], inventory: Inventory, rows_each: int | None)
 
 
 def _looks_int64(inventory: Inventory, number: int) -> bool:
-    """Whether a token file's numbers take eight bytes: the upper four are empty."""
+    """Whether a token file's numbers take eight bytes: the upper four, which come last or first, are empty."""
     name = inventory.readable("video", number)
     if name is None or inventory.sizes[name] < 8:
         return False
     words = np.asarray(open_array(inventory.root / name, "<i4", min(inventory.sizes[name] // 8 * 2, 1 << 14)))
-    return not words[1::2].any() and bool(words[::2].any())
+    return bool(words[1::2].any()) != bool(words[::2].any())

@@ -18,7 +18,9 @@ from av.video.reformatter import Interpolation
 from foreframe.data.check.motion import MOTION_SIZE, image_motion
 from foreframe.data.film import LARGEST_INDEX, boxes, films, too_many_films
 from foreframe.data.layout import FETCH_AGAIN
-from foreframe.data.video import ONE_THREAD
+from foreframe.data.video_decoder import ONE_THREAD
+from foreframe.data.video_index import VideoIndex
+from foreframe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +97,12 @@ def check_video(
             return facts
         stream.codec_context.thread_count = 1
         _Pass(facts, name, report, decode, motion_frames, on_frame).run(container, stream)
+    if not any(file == name for _, file in report.counts):
+        # What decodes in one go may still not be read frame by frame.
+        try:
+            VideoIndex.read(path)
+        except InputError as error:
+            report.add("video-undecodable", name, "", str(error).removeprefix(f"{path}: "))
     return facts
 
 
