@@ -53,7 +53,8 @@ def require_regular(path: Path) -> os.stat_result:
     try:
         facts = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: is missing") from error
+        what = "is a link to what is not there" if path.is_symlink() else "is missing"
+        raise InputError(f"{path}: {what}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(facts.st_mode):
