@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import foreframe.encode
-from conftest import SIZE, die, in_child, limited, no_locks, tiny_compression_config, write_raw
+from conftest import SIZE, die, in_child, limited, no_locks, tiny_compression_config, tiny_sampling_config, write_raw
 from foreframe.batch import collate, to_video
 from foreframe.cli import run
 from foreframe.data import folders
@@ -589,7 +589,7 @@ def damages(kind: str) -> dict[str, Any]:
 
     def turn(root: Path) -> None:
         content = bytearray((root / name).read_bytes())
-        content[len(content) // 2] ^= 1
+        content[-1] ^= 1
         (root / name).write_bytes(bytes(content))
 
     def other(root: Path) -> None:
@@ -818,3 +818,19 @@ def test_without_locks_encoding_goes_on_and_removes_nobodys_work(
     assert said
     assert all("offers no locks" in line for line in said)
     assert len(set(said)) == len(said)
+
+
+def test_latents_that_were_given_are_compared_with_what_was_encoded(
+    raw_root: Path, autoencoder_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track = build_track(tiny_sampling_config(raw_root, autoencoder_run).track)
+    track.open(raw_root / "train", cache=tmp_path)
+    (given,) = tmp_path.glob("latents-*")
+    clips = track.open(given, cache=tmp_path)
+    assert clips.encoded_fingerprint == encoded_fingerprint(read_encoding(given))
+    damages("latents")["one bit"](given)
+    with pytest.raises(InputError, match=r"clips_0\.bin: was changed"):
+        track.open(given, cache=tmp_path)
+    # The first process of a machine has looked already.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    track.open(given, cache=tmp_path)
