@@ -7,14 +7,13 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from foreframe.batch import Batch, ClipId, collate, to_video
-from foreframe.data.clips import clip_ids, state_window
+from foreframe.data.clips import clip_ids, require_rate, state_window
 from foreframe.data.encoding import (
     ENCODING_FILE,
     describe_files,
@@ -41,12 +40,21 @@ from foreframe.models.autoencoder import (
 )
 from foreframe.models.config import BLOCK_FRAMES, CELL
 from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
-from foreframe.models.hub import diffusers_folder
+from foreframe.models.hub import diffusers_folder, is_on_hub, refuse_other_forms
 from foreframe.models.tokenizer import VideoTokenizer
-from foreframe.models.weights import find_weights, load_model, model_class, weights_hash
+from foreframe.models.weights import (
+    find_weights,
+    load_model,
+    locate_weights,
+    model_class,
+    named_folder,
+    weights_hash,
+)
+from foreframe.permissions import NONE, Permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -112,6 +120,8 @@ class LatentEncoder:
     """Which of a clip's 77 frames are encoded (challenge-facts 5.2)."""
     stride: int = 8
     """Frames from the start of one clip to the next (challenge-facts 5.7)."""
+    legacy_segment_check: bool = False
+    """Whether clips are listed as the entry's loader did (`clip_ids`)."""
     dtype: LatentDtype = "bfloat16"
     """Precision in which latents are kept; they are computed in float32."""
 
@@ -126,46 +136,63 @@ class LatentEncoder:
             "frame_size": self.size,
             "frame_indices": indices,
             "clip_stride": self.stride,
+            "legacy_segment_check": self.legacy_segment_check,
             "dtype": self.dtype,
             "num_states": CLIP_FRAMES,
             "latent_shape": list(self.autoencoder.latent_shape(num_frames=len(indices), size=self.size)),
         }
 
 
-def load_tokenizer(name: str) -> tuple[AnyTokenizer, str]:
+def load_tokenizer(name: str, *, permissions: Permissions = NONE) -> tuple[AnyTokenizer, str]:
     """The tokenizer of a shipped model, a run folder or a folder with Cosmos' TorchScript files, and a SHA-256.
 
-    Of ours it is the encoder's: another decoder draws the same tokens.
+    Of ours it is the encoder's: another decoder draws the same tokens. Raises `UsageError` if it is TorchScript that
+    nobody vouches for.
     """
-    if is_cosmos(Path(name)):
-        return CosmosTokenizer(Path(name)), cosmos_hash(Path(name))
+    folder = named_folder(name)
+    if is_cosmos(folder):
+        cosmos = CosmosTokenizer(folder, permissions=permissions)
+        cosmos.require_trusted()
+        return cosmos, cosmos_hash(folder)
     tokenizer = load_model(find_weights(name), VideoTokenizer)
     return tokenizer, tokenizer.encoder_hash
 
 
 def holds_autoencoder(name: str) -> bool:
-    """Whether a name or path stands for an autoencoder, rather than for a tokenizer."""
-    if autoencoder_folder(Path(name)) is not None:
+    """Whether a name or path stands for an autoencoder, rather than for a tokenizer; the hub has no others."""
+    if is_on_hub(name) or autoencoder_folder(named_folder(name)) is not None:
         return True
-    if is_cosmos(Path(name)):
+    if is_cosmos(named_folder(name)):
         return False
-    return model_class(_find_trained(name)) == VideoAutoencoder.__name__
+    _require_ours(named_folder(name))
+    return model_class(locate_weights(name)) == VideoAutoencoder.__name__
 
 
-def _find_trained(name: str) -> Path:
-    """`find_weights`, which would ask to train what is a diffusers model without its autoencoder."""
-    if any((Path(name) / part).exists() for part in ("model_index.json", "transformer")):
-        raise InputError(f"{name}: has no vae with a Wan autoencoder in it; fetch that part of the model as well")
-    return find_weights(name)
+def _require_ours(folder: Path) -> None:
+    """Raise `InputError` for a diffusers model without its autoencoder, and for forms that are not read.
+
+    Whoever looks for a run would only advise to train it.
+    """
+    if any((folder / part).exists() for part in ("model_index.json", "transformer")):
+        raise InputError(f"{folder}: has no vae with a Wan autoencoder in it; fetch that part of the model as well")
+    refuse_other_forms(folder)
 
 
-def load_autoencoder(name: str) -> tuple[VideoAutoencoder, str]:
-    """The frozen autoencoder of a shipped model, a run, or a folder or hub id in diffusers' form, and its SHA-256."""
-    if not Path(name).exists() and "/" in name:
-        name = str(diffusers_folder(name, "vae"))
-    if folder := autoencoder_folder(Path(name)):
+def load_autoencoder(
+    name: str, *, revision: str | None = None, permissions: Permissions = NONE
+) -> tuple[VideoAutoencoder, str]:
+    """The frozen autoencoder of a shipped model, a run, or a folder or hub id in diffusers' form, and its SHA-256.
+
+    A hub id's `revision` is its newest if it is None. Raises `UsageError` if it would have to be fetched without
+    permission.
+    """
+    root = named_folder(name)
+    if is_on_hub(name):
+        root = diffusers_folder(name, "vae", revision=revision, permissions=permissions)
+    if folder := autoencoder_folder(root):
         return VideoAutoencoder.load(folder), autoencoder_hash(folder)
-    folder = _find_trained(name)
+    _require_ours(root)
+    folder = find_weights(name)
     return load_model(folder, VideoAutoencoder).requires_grad_(False), weights_hash(folder)
 
 
@@ -196,9 +223,12 @@ def encode_folder(
     """
     share = share or Share()
     dataset = RawDataset(raw, on_bad_shard=on_bad_shard)
+    require_rate(dataset.layout.hz, raw / "metadata.json")
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
     identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
+    if on_bad_shard == "raise":
+        dataset.check_size(encoder.size)
     try:
         with resumable_folder(out, identity=identity, rank=share.rank) as unfinished:
             work = _Work(dataset, unfinished, on_bad_shard=on_bad_shard)
@@ -241,7 +271,8 @@ def latents_of(raw: Path, *, cache: Path, encoder: LatentEncoder, on_bad_shard: 
     """
     wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     source, weights = str(wanted["source_fingerprint"])[:12], encoder.weights[:12]
-    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{encoder.stride}"
+    stride = f"{encoder.stride}{'-legacy' if encoder.legacy_segment_check else ''}"
+    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{stride}"
     _cache(raw, out, encoder=encoder, wanted=wanted, on_bad_shard=on_bad_shard)
     clips = LatentClips(out, expected=wanted)
     if on_bad_shard == "raise" and clips.skipped:
@@ -443,7 +474,8 @@ class _Work:
     # -- latents -----------------------------------------------------------------------------------------------------
 
     def _clips(self, shard: Shard, encoder: LatentEncoder) -> tuple[ClipId, ...]:
-        return clip_ids({shard.index: self.dataset.segments(shard.index)}, stride=encoder.stride)[:]
+        segments = {shard.index: self.dataset.segments(shard.index)}
+        return clip_ids(segments, stride=encoder.stride, legacy_segment_check=encoder.legacy_segment_check)[:]
 
     def _latents(self, shard: Shard, encoder: LatentEncoder, ticks: _Ticks) -> None:
         clips = self._clips(shard, encoder)

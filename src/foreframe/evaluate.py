@@ -239,7 +239,7 @@ def _frozen(states: torch.Tensor, num_observed: int) -> torch.Tensor:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, names: Sequence[str], num_resamples: int) -> list[dict[str, Any]]:
-    """Means with bootstrap intervals over recordings, and for each trivial predictor the paired margin to the model.
+    """Means with studentised intervals over recordings, and for each trivial predictor the paired margin to the model.
 
     A margin is model minus predictor on the same clips, resampled together.
     """

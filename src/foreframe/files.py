@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -22,7 +23,7 @@ except ImportError:  # Windows: nothing then keeps two processes from working on
     fcntl = None
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
 MAX_JSON_BYTES = 32 << 20
@@ -31,7 +32,12 @@ MAX_JSON_DEPTH = 64
 """Deepest nesting of objects and lists that is read; files written here have six."""
 _LONGEST_NUMBER = 32
 """Characters of a number: 17 digits, sign, point and exponent tell any float64."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = 1024
+"""Largest Git LFS pointer, by its specification."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+POINTER_HINT = "is a Git LFS pointer, not the file it stands for; run `git lfs pull` in that repository"
 
 T = TypeVar("T")
 
@@ -56,6 +62,25 @@ def require_regular(path: Path) -> os.stat_result:
     return facts
 
 
+def require_content(path: Path) -> os.stat_result:
+    """Facts of a regular file; `InputError` also where a Git LFS pointer lies in place of the file it stands for."""
+    facts = require_regular(path)
+    try:
+        if is_pointer(path):
+            raise InputError(f"{path}: {POINTER_HINT}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return facts
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a regular file is a Git LFS pointer, which is what a clone holds until `git lfs pull`."""
+    if not len(_POINTER) < path.stat().st_size <= _POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a regular file's bytes, read in pieces."""
     require_regular(path)
@@ -72,7 +97,7 @@ def read_json(path: Path, *, advice: str = "write it again") -> dict[str, Any]:
     Refused are: what is no regular file, more than `MAX_JSON_BYTES`, nesting below `MAX_JSON_DEPTH`, numbers of more
     digits than any float has or beyond float64, NaN and infinities, and anything but an object.
     """
-    facts = require_regular(path)
+    facts = require_content(path)
     if facts.st_size > MAX_JSON_BYTES:
         raise InputError(f"{path}: has {facts.st_size} bytes, more than any JSON file here; {advice}")
     try:
@@ -87,10 +112,42 @@ def read_json(path: Path, *, advice: str = "write it again") -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-def parse_json(text: bytes | str) -> Any:
-    """What JSON text says; `ValueError` within the same bounds as `read_json`'s, which is for whole files."""
+def parse_json(
+    text: bytes | str,
+    *,
+    objects: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    odd_number: Callable[[str], Any] | None = None,
+) -> Any:
+    """What JSON text says; `ValueError` within the same bounds as `read_json`'s, which is for whole files.
+
+    `objects` makes an object of its pairs, for whoever wants to see a key that is given twice; `odd_number` makes
+    something of a number that is out of bounds, which is otherwise an error.
+    """
+
+    def whole(number: str) -> Any:
+        if len(number) <= _LONGEST_NUMBER:
+            return int(number)
+        return odd(number, f"a number of {len(number)} digits")
+
+    def real(number: str) -> Any:
+        value = float(number)
+        if len(number) <= _LONGEST_NUMBER and math.isfinite(value):
+            return value
+        return odd(number, f"a number too long or too large, {number[:12]}...")
+
+    def odd(number: str, why: str) -> Any:
+        if odd_number is None:
+            raise ValueError(why)
+        return odd_number(number)
+
     try:
-        content = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_no_constant)
+        content = json.loads(
+            text,
+            parse_int=whole,
+            parse_float=real,
+            parse_constant=lambda name: odd(name, f"{name} is no number"),
+            object_pairs_hook=objects,
+        )
     except RecursionError as error:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}") from error
     level, depth = [content], 0
@@ -105,23 +162,6 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(cast("dict[str, Any]", value).values())
     return cast("list[Any]", value) if isinstance(value, list) else []
-
-
-def _integer(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if len(text) > _LONGEST_NUMBER or value in (float("inf"), float("-inf")):
-        raise ValueError(f"a number too long or too large, {text[:12]}...")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 def read_typed(path: Path, kind: type[T], *, advice: str = "write it again") -> T:
@@ -242,6 +282,7 @@ def locked(path: Path, *, taken: str | None = None, waiting: str | None = None) 
             raise UsageError(text) from error
         print(f"foreframe: {text}", file=sys.stderr)
         descriptor, held = _open_locked(path, wait=True)
+    _open_locks.add(descriptor)
     try:
         if held:
             with suppress(OSError):  # a full disk: only whoever is refused reads it
@@ -249,9 +290,26 @@ def locked(path: Path, *, taken: str | None = None, waiting: str | None = None) 
                 os.write(descriptor, f"{os.getpid()}\n".encode())
         yield held
     finally:
-        if held and fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child process has it too
+        if descriptor in _open_locks:  # a forked child has let go of it
+            _open_locks.discard(descriptor)
+            if held and fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a started process has it too
+            os.close(descriptor)
+
+
+_open_locks: set[int] = set()
+"""Descriptors of the lock files that this process has open."""
+
+
+def _forget_locks() -> None:
+    """A forked child has its parent's open files and would hold their locks after the parent was killed."""
+    for descriptor in _open_locks:
         os.close(descriptor)
+    _open_locks.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _open_locked(path: Path, *, wait: bool) -> tuple[int, bool]:

@@ -102,6 +102,8 @@ class LatentsEncoding(_Encoding):
     kind: Literal["latents"]
     frame_indices: Annotated[list[_Count], Field(min_length=1, max_length=4096)]
     clip_stride: _Positive
+    legacy_segment_check: bool
+    """Whether the clips are those of the authors' own check (`data.clips.clip_ids`)."""
     dtype: Literal["bfloat16", "float16", "float32"]
     latent_shape: Annotated[list[_Side], Field(min_length=4, max_length=4), AfterValidator(_moderate)]
     num_states: _Side

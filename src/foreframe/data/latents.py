@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from foreframe.batch import Batch
-from foreframe.data.clips import ClipIndex
+from foreframe.data.clips import ClipIndex, require_rate
 from foreframe.data.encoding import encoded_fingerprint, require_encoding
+from foreframe.data.layout import read_hz
+from foreframe.data.places import is_there
 from foreframe.errors import InputError
 from foreframe.files import naming, require_regular
 from foreframe.states import NUM_CHANNELS
@@ -107,6 +109,8 @@ class LatentClips:
     def __init__(self, root: Path, *, expected: Mapping[str, object]) -> None:
         """Open the folder; `InputError` unless its `encoding.json` agrees with every fact in `expected`."""
         self.encoding = require_encoding(root, {"kind": "latents", **expected})
+        if is_there(metadata := root / "metadata.json"):
+            require_rate(read_hz(metadata), metadata)
         self.root = root
         self.dtype: LatentDtype = self.encoding["dtype"]
         self._record = record_type(

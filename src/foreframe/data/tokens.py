@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreframe.data import hints
 from foreframe.data.encoding import ENCODING_FILE, read_encoding
-from foreframe.data.integrity import check_rows, without_broken
+from foreframe.data.integrity import check_rows, check_types, without_broken
 from foreframe.data.layout import TOKEN_BLOCK_GRIDS, find_layout
 from foreframe.errors import InputError
 
@@ -38,7 +39,7 @@ class TokenDataset:
         if self.encoding is not None:
             _check_description(root, self.encoding, self.layout)
         if on_bad_shard == "skip":
-            self.layout = without_broken(self.layout)
+            self.layout = without_broken(self.layout, also=self._check_order)
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -77,7 +78,20 @@ class TokenDataset:
             check_rows(shard)
             self._check_tokens(shard, vocab_size)
 
+    def check_types(self) -> None:
+        """Look at the first numbers of every file; `InputError` if one makes sense only in another type or order."""
+        for shard in self.layout.shards:
+            check_types(shard)
+            self._check_order(shard)
+
+    def _check_order(self, shard: Shard) -> None:
+        tokens = self.tokens(shard.index)
+        fault = hints.integers_fault(tokens.reshape(-1)) or hints.axes_hint(tokens)
+        if fault is not None:
+            raise InputError(f"{shard.video}: {fault}")
+
     def _check_tokens(self, shard: Shard, vocab_size: int) -> None:
+        self._check_order(shard)
         tokens = self.tokens(shard.index)
         for token in (int(tokens.min()), int(tokens.max())):
             if not 0 <= token < vocab_size:
