@@ -695,6 +695,39 @@ def test_two_processes_that_want_one_cache_make_it_once(
     assert f"waiting for another process (pid {child})" in said[0]
 
 
+def test_a_process_that_was_stopped_holds_up_no_other(
+    tmp_path: Path, tokens_encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(tmp_path / "raw", style="flat", segments=[90])
+    whole = contents(tokens_of(tmp_path / "raw", cache=tmp_path / "other", encoder=tokens_encoder))
+    cache, slow = tmp_path / "cache", foreframe.encode._encode_tokens
+
+    def stop(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return slow(*arguments)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            foreframe.encode._encode_tokens = stop
+            made = tokens_of(tmp_path / "raw", cache=cache, encoder=tokens_encoder)
+            os._exit(0 if contents(made) == whole else 3)
+        finally:
+            os._exit(1)
+    assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+    monkeypatch.setattr(foreframe.encode, "_PATIENCE", 0.5)
+    assert contents(tokens_of(tmp_path / "raw", cache=cache, encoder=tokens_encoder)) == whole
+    os.kill(child, signal.SIGCONT)
+    assert os.waitpid(child, 0)[1] == 0
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert f"waiting for another process (pid {child})" in said[0]
+    assert "come to a stand" in said[1]
+    assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == [
+        path.name for path in (tmp_path / "other").iterdir() if path.suffix != ".lock"
+    ]
+
+
 WRONG: dict[str, tuple[str, Any]] = {
     "skipped list": ("skipped", [1]),
     "skipped number": ("skipped", 3),
