@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import resource
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+from foreframe import files
 from foreframe.config import RunConfig
 from foreframe.data.folders import atomic_folder
 from foreframe.data.writer import RawShardWriter, write_metadata
@@ -18,6 +26,9 @@ from foreframe.models.wan_config import WanConfig
 from foreframe.recipes import RECIPES
 from foreframe.runs import train_run
 from foreframe.states import NUM_CHANNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 torch.set_num_threads(1)  # Test-size tensors: waking a second thread costs more than it saves.
 
@@ -188,3 +199,41 @@ def compression_run(raw_root: Path, tokenizer_run: Path, tmp_path_factory: pytes
     run = tmp_path_factory.mktemp("runs") / "compression"
     assert train_run(run, tiny_compression_config(raw_root, tokenizer_run))
     return run
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Exit status of a process that does `work`, as a shell tells it: 0, 1 after an exception, 137 after kill -9."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
+    """A file system without locks, as NFS without its lock daemon."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(files, "_told", set[str]())
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: as on a full disk, the system's own error, which names no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

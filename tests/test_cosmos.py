@@ -7,11 +7,14 @@ basis and causality, and decoded values beyond [-1, 1].
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +27,11 @@ from foreframe.batch import to_frames, to_video
 from foreframe.data.encoding import read_encoding
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
-from foreframe.encode import TokenEncoder, encode_folder
-from foreframe.errors import InputError
+from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
+from foreframe.errors import InputError, UsageError
 from foreframe.models import cosmos
 from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from foreframe.permissions import Permissions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
@@ -94,25 +95,28 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def vouch(folder: Path, *, between: str = "  ") -> None:
-    """What `sha256sum *.jit > SHA256SUMS` does."""
-    lines = [f"{sha256(path)}{between}{path.name}\n" for path in sorted(folder.glob("*.jit"))]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+def vouched(folder: Path) -> Permissions:
+    """What `--trust-sha256`, given for every file in the folder, permits."""
+    return Permissions(trust_sha256=tuple(sha256(path) for path in sorted(folder.glob("*.jit"))))
+
+
+def opened(folder: Path, *, dtype: torch.dtype | None = None) -> CosmosTokenizer:
+    """The tokenizer, every file vouched for."""
+    return CosmosTokenizer(folder, dtype=dtype, permissions=vouched(folder))
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both stand-ins in a folder, vouched for. Not to be changed."""
+    """Both stand-ins in a folder. Not to be changed."""
     folder = tmp_path_factory.mktemp("cosmos")
     save(StandInEncoder(), folder / "encoder.jit")
     save(StandInDecoder(), folder / "decoder.jit")
-    vouch(folder)
     return folder
 
 
 @pytest.fixture
 def folder(pair: Path, tmp_path: Path) -> Path:
-    """The same in a folder of the test's own, with nobody vouching."""
+    """The same in a folder of the test's own."""
     copy = tmp_path / "cosmos"
     copy.mkdir()
     for name in NAMES:
@@ -132,12 +136,15 @@ def any_tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, 64_000, shape, generator=torch.Generator().manual_seed(4))
 
 
-def decode(folder: Path) -> torch.Tensor:
-    return CosmosTokenizer(folder).decode(any_tokens(1, 3, 4, 4))
+def decode(folder: Path, permissions: Permissions | None = None) -> torch.Tensor:
+    """Of any tokens; every file vouched for unless `permissions` are given."""
+    tokenizer = CosmosTokenizer(folder, permissions=permissions or vouched(folder))
+    return tokenizer.decode(any_tokens(1, 3, 4, 4))
 
 
-def encode(folder: Path) -> torch.Tensor:
-    return CosmosTokenizer(folder).encode(video(height=32, width=32))
+def encode(folder: Path, permissions: Permissions | None = None) -> torch.Tensor:
+    """Of a video, likewise."""
+    return CosmosTokenizer(folder, permissions=permissions or vouched(folder)).encode(video(height=32, width=32))
 
 
 def refusal(action: Callable[[], object]) -> str:
@@ -157,8 +164,9 @@ def networks(monkeypatch: pytest.MonkeyPatch, answer: Callable[[torch.Tensor], o
         def forward(self, value: torch.Tensor) -> object:
             return answer(value)
 
-    def load(path: str, *, map_location: torch.device) -> nn.Module:
-        loaded.append(f"{Path(path).name} {map_location.type}")
+    def load(program: io.BytesIO, *, map_location: torch.device) -> nn.Module:
+        name = "encoder.jit" if b"StandInEncoder" in program.getvalue() else "decoder.jit"
+        loaded.append(f"{name} {map_location.type}")
         return Network()
 
     monkeypatch.setattr(torch.jit, "load", load)
@@ -169,7 +177,7 @@ def networks(monkeypatch: pytest.MonkeyPatch, answer: Callable[[torch.Tensor], o
 
 
 def test_shapes_types_and_ranges(pair: Path) -> None:
-    tokenizer = CosmosTokenizer(pair)
+    tokenizer = opened(pair)
     assert tokenizer.vocab_size == math.prod(LEVELS) == 64_000
     tokens = tokenizer.encode(video(2, width=48))
     assert tokens.shape == (2, 3, 8, 6)
@@ -184,7 +192,7 @@ def test_shapes_types_and_ranges(pair: Path) -> None:
 
 @pytest.mark.parametrize(("frames", "grids"), [(1, 1), (9, 2), (17, 3), (25, 4)])
 def test_grids_of_frames(pair: Path, frames: int, grids: int) -> None:
-    tokenizer = CosmosTokenizer(pair)
+    tokenizer = opened(pair)
     tokens = tokenizer.encode(video(frames=frames, height=16, width=16))
     assert tokens.shape == (1, grids, 2, 2)
     assert tokenizer.decode(tokens).shape == (1, 3, frames, 16, 16)
@@ -192,7 +200,7 @@ def test_grids_of_frames(pair: Path, frames: int, grids: int) -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64])
 def test_it_is_what_the_files_themselves_give(pair: Path, dtype: torch.dtype | None) -> None:
-    tokenizer = CosmosTokenizer(pair, dtype=dtype)
+    tokenizer = opened(pair, dtype=dtype)
     encoder, decoder = (torch.jit.load(str(pair / name)).to(dtype=dtype or torch.float32) for name in NAMES)
     block = video(2)
     with torch.no_grad():
@@ -212,7 +220,7 @@ def test_it_is_what_the_files_themselves_give(pair: Path, dtype: torch.dtype | N
 
 def test_precision_is_used(pair: Path) -> None:
     tokens = any_tokens(1, 3, 4, 4)
-    exact, rough = (CosmosTokenizer(pair, dtype=dtype).decode(tokens) for dtype in (None, torch.bfloat16))
+    exact, rough = (opened(pair, dtype=dtype).decode(tokens) for dtype in (None, torch.bfloat16))
     assert not torch.equal(exact, rough)
     assert torch.equal(rough, rough.bfloat16().float())
     torch.testing.assert_close(exact, rough, atol=0.05, rtol=0)
@@ -222,7 +230,7 @@ def test_the_first_digit_moves_fastest(pair: Path) -> None:
     generator = torch.Generator().manual_seed(5)
     digits = torch.stack([torch.randint(0, level, (1, 3, 2, 4), generator=generator) for level in LEVELS])
     tokens = sum(digit * place for digit, place in zip(digits, BASIS, strict=True))
-    decoded = CosmosTokenizer(pair).decode(tokens)
+    decoded = opened(pair).decode(tokens)
     weight = mixing(6, 3, seed=1).weight[:, :, 0, 0, 0].detach()
     for grid, frames in enumerate([range(1), range(1, 9), range(9, 17)]):
         for row in range(2):
@@ -237,7 +245,7 @@ def test_the_first_digit_moves_fastest(pair: Path) -> None:
 
 def test_tokens_are_the_codes_of_the_frames(pair: Path) -> None:
     block = video()
-    tokens = CosmosTokenizer(pair).encode(block)
+    tokens = opened(pair).encode(block)
     with torch.no_grad():
         codes = torch.jit.load(str(pair / "encoder.jit"))(block)[1]
     for axis, (level, place) in enumerate(zip(LEVELS, BASIS, strict=True)):
@@ -247,7 +255,7 @@ def test_tokens_are_the_codes_of_the_frames(pair: Path) -> None:
 
 @pytest.mark.parametrize(("frame", "grid"), [(0, 0), (1, 1), (8, 1), (9, 2), (16, 2)])
 def test_a_frame_changes_its_grid_and_later_ones_alone(pair: Path, frame: int, grid: int) -> None:
-    tokenizer = CosmosTokenizer(pair)
+    tokenizer = opened(pair)
     block = 0.1 * video()
     changed = block.clone()
     changed[:, :, frame] = 1
@@ -269,24 +277,24 @@ def test_a_frame_changes_its_grid_and_later_ones_alone(pair: Path, frame: int, g
 )
 def test_wrong_video_is_named(pair: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"multiples of 8, not {shape}")):
-        CosmosTokenizer(pair).encode(torch.zeros(shape))
+        opened(pair).encode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(3, 4, 4).long(), torch.zeros(1, 3, 4, 4)])
 def test_wrong_tokens_are_named(pair: Path, tokens: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=re.escape(f"(B, F, h, w), not {'float32' if tokens.dim() == 4 else 'int64'}")):
-        CosmosTokenizer(pair).decode(tokens)
+        opened(pair).decode(tokens)
 
 
 @pytest.mark.parametrize("value", [-1, 64_000, 2**32])
 def test_no_token_out_of_range_is_decoded(pair: Path, value: int) -> None:
     tokens = torch.full((1, 3, 4, 4), 7)
     tokens[0, 1, 2, 3] = value
-    said = refusal(lambda: CosmosTokenizer(pair).decode(tokens))
+    said = refusal(lambda: opened(pair).decode(tokens))
     assert said.startswith(f"{pair / 'decoder.jit'}: ")
     assert f"from {min(value, 7)} to {max(value, 7)}" in said
     tokens[0, 1, 2, 3] = 63_999
-    CosmosTokenizer(pair).decode(tokens)
+    opened(pair).decode(tokens)
 
 
 # -- what a file gives ---------------------------------------------------------------------------------------------
@@ -311,14 +319,14 @@ def test_what_is_no_token_grid_is_refused(
     pair: Path, monkeypatch: pytest.MonkeyPatch, answer: object, says: str
 ) -> None:
     networks(monkeypatch, lambda _: answer)
-    said = refusal(lambda: CosmosTokenizer(pair).encode(video(height=32, width=32)))
+    said = refusal(lambda: opened(pair).encode(video(height=32, width=32)))
     assert re.search(f"^{re.escape(str(pair / 'encoder.jit'))}: gives {says}", said)
 
 
 @pytest.mark.parametrize("answer", [grids(63_999), (grids(63_999),), (grids(63_999), None, None)])
 def test_indices_come_alone_or_first(pair: Path, monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
     networks(monkeypatch, lambda _: answer)
-    tokens = CosmosTokenizer(pair).encode(video(height=32, width=32))
+    tokens = opened(pair).encode(video(height=32, width=32))
     assert torch.equal(tokens, torch.full((1, 3, 4, 4), 63_999))
 
 
@@ -332,22 +340,21 @@ def test_indices_come_alone_or_first(pair: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_what_is_no_video_is_refused(pair: Path, monkeypatch: pytest.MonkeyPatch, answer: object, says: str) -> None:
     networks(monkeypatch, lambda _: answer)
-    said = refusal(lambda: CosmosTokenizer(pair).decode(any_tokens(1, 3, 4, 4)))
+    said = refusal(lambda: opened(pair).decode(any_tokens(1, 3, 4, 4)))
     assert re.search(f"^{re.escape(str(pair / 'decoder.jit'))}: gives {says}", said)
 
 
 def test_a_file_made_for_one_precision_says_so(tmp_path: Path) -> None:
     save(StandInDecoder(torch.bfloat16), tmp_path / "decoder.jit")
-    vouch(tmp_path)
     tokens = any_tokens(1, 3, 4, 4)
-    said = refusal(lambda: CosmosTokenizer(tmp_path).decode(tokens))
+    said = refusal(lambda: opened(tmp_path).decode(tokens))
     assert said.startswith(
         f"{tmp_path / 'decoder.jit'}: fails on int32 (1, 3, 4, 4), computing in torch.float32 on cpu: "
     )
     assert "BFloat16" in said
     assert "Traceback" not in said
     assert said.endswith("try another dtype)")
-    assert CosmosTokenizer(tmp_path, dtype=torch.bfloat16).decode(tokens).dtype == torch.float32
+    assert opened(tmp_path, dtype=torch.bfloat16).decode(tokens).dtype == torch.float32
 
 
 def test_memory_that_is_full_is_nobodys_input(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +363,7 @@ def test_memory_that_is_full_is_nobodys_input(pair: Path, monkeypatch: pytest.Mo
 
     networks(monkeypatch, fail)
     with pytest.raises(torch.OutOfMemoryError):
-        CosmosTokenizer(pair).decode(any_tokens(1, 3, 4, 4))
+        opened(pair).decode(any_tokens(1, 3, 4, 4))
 
 
 def test_networks_run_unfused_frozen_and_in_evaluation(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +385,7 @@ def test_networks_run_unfused_frozen_and_in_evaluation(pair: Path, monkeypatch: 
 
 
 def test_it_stands_where_a_tokenizer_does(pair: Path) -> None:
-    tokenizer = CosmosTokenizer(pair)
+    tokenizer = opened(pair)
     assert tokenizer.to(torch.device("cpu")) is tokenizer
     assert tokenizer.eval() is tokenizer
     assert next(tokenizer.parameters()).device == torch.device("cpu")
@@ -390,7 +397,7 @@ def test_files_are_loaded_once_and_anew_after_a_move(pair: Path, monkeypatch: py
         return (torch.zeros(1, 3, 17, 32, 32) if value.dim() == 4 else grids()).to(value.device)
 
     loaded = networks(monkeypatch, answer)
-    tokenizer, tokens = CosmosTokenizer(pair), any_tokens(1, 3, 4, 4)
+    tokenizer, tokens = opened(pair), any_tokens(1, 3, 4, 4)
     assert loaded == []
     for _ in range(2):
         assert tokenizer.to("cpu").decode(tokens).device.type == "cpu"
@@ -403,7 +410,7 @@ def test_files_are_loaded_once_and_anew_after_a_move(pair: Path, monkeypatch: py
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_computes_in_bfloat16(pair: Path) -> None:
-    tokenizer, tokens = CosmosTokenizer(pair), any_tokens(1, 3, 4, 4)
+    tokenizer, tokens = opened(pair), any_tokens(1, 3, 4, 4)
     exact = tokenizer.decode(tokens)
     there = tokenizer.to("cuda").decode(tokens)
     assert there.device.type == "cuda"
@@ -416,7 +423,18 @@ def test_on_a_gpu_it_computes_in_bfloat16(pair: Path) -> None:
 
 
 NEEDED = [("decoder.jit", decode), ("decoder.jit", encode), ("encoder.jit", encode)]
-"""Which files must be known for what."""
+"""Which files must be trusted for what."""
+Action = Callable[[Path, Permissions], object]
+
+
+def nobody_vouches(action: Callable[[], object]) -> str:
+    """The `UsageError` that comes of it, in one line of at most 400 characters."""
+    with pytest.raises(UsageError) as caught:
+        action()
+    said = str(caught.value)
+    assert len(said.splitlines()) == 1
+    assert len(said) < 400
+    return said
 
 
 def test_what_is_a_cosmos_folder(folder: Path) -> None:
@@ -440,53 +458,68 @@ def test_its_name_is_the_decoders_hash(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "action"), NEEDED)
 def test_a_file_nobody_vouches_for_is_never_loaded(
-    folder: Path, name: str, action: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+    folder: Path, name: str, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = NAMES[1 - NAMES.index(name)]
-    (folder / "SHA256SUMS").write_text(f"{sha256(folder / other)}  {other}\n{'0' * 64}  old/{name}\n")
+    # A list beside the files, which came with them, is no voucher.
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256(folder / one)}  {one}\n" for one in NAMES))
     loaded = networks(monkeypatch, lambda value: value)
-    said = refusal(lambda: action(folder))
-    assert said.startswith(
-        f"{folder / name}: foreframe does not know this file, whose SHA-256 is {sha256(folder / name)}"
-    )
+    said = nobody_vouches(lambda: action(folder, Permissions(trust_sha256=(sha256(folder / other), "0" * 64))))
+    assert said.startswith(f"{folder / name}: is TorchScript, a program, and none that is known here; check that ")
     assert "nvidia/Cosmos-0.1-Tokenizer-DV8x8x8" in said
-    assert "`sha256sum *.jit > SHA256SUMS`" in said
+    assert said.endswith(f"then say --trust-sha256 {sha256(folder / name)}")
     assert loaded == []
 
 
-def test_without_a_list_nobody_vouches(folder: Path) -> None:
-    assert "does not know this file" in refusal(lambda: decode(folder))
-    assert "does not know this file" in refusal(lambda: encode(folder))
+def test_without_a_word_nobody_vouches(folder: Path) -> None:
+    assert "none that is known here" in nobody_vouches(lambda: decode(folder, Permissions()))
+    assert "none that is known here" in nobody_vouches(lambda: encode(folder, Permissions()))
+    assert "none that is known here" in nobody_vouches(lambda: CosmosTokenizer(folder).require_trusted())
 
 
-@pytest.mark.parametrize("between", ["  ", " *"])
-def test_a_file_someone_vouches_for_is_loaded(folder: Path, pair: Path, between: str) -> None:
-    vouch(folder, between=between)
-    assert torch.equal(decode(folder), decode(pair))
-    assert torch.equal(encode(folder), encode(pair))
+def test_it_is_asked_before_any_work(folder: Path) -> None:
+    decoder = Permissions(trust_sha256=(sha256(folder / "decoder.jit"),))
+    CosmosTokenizer(folder, permissions=decoder).require_trusted()
+    said = nobody_vouches(lambda: CosmosTokenizer(folder, permissions=decoder).require_trusted(encoder=True))
+    assert said.startswith(f"{folder / 'encoder.jit'}: ")
+    opened(folder).require_trusted(encoder=True)
+    said = nobody_vouches(lambda: load_tokenizer(str(folder)))
+    assert said.startswith(f"{folder / 'decoder.jit'}: ")
+    assert load_tokenizer(str(folder), permissions=decoder)[1] == sha256(folder / "decoder.jit")
 
 
-def test_other_lines_and_capitals_in_the_list_do_no_harm(folder: Path, pair: Path) -> None:
-    listed = f"\nreadme\n{'0' * 64}  old/decoder.jit\n{sha256(folder / 'decoder.jit').upper()}  decoder.jit\r\n"
-    (folder / "SHA256SUMS").write_text(listed)
-    assert torch.equal(decode(folder), decode(pair))
+def test_a_hash_may_be_in_capitals_and_must_be_one(folder: Path, pair: Path) -> None:
+    capitals = Permissions(trust_sha256=(sha256(folder / "decoder.jit").upper(),))
+    assert torch.equal(decode(folder, capitals), decode(pair))
+    for wrong in ("", "0" * 63, "g" * 64, str(folder)):
+        with pytest.raises(UsageError, match="is no SHA-256"):
+            Permissions(trust_sha256=(wrong,))
 
 
 @pytest.mark.parametrize(("name", "action"), NEEDED)
 def test_a_file_that_changed_is_refused(
-    folder: Path, name: str, action: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+    folder: Path, name: str, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vouch(folder)
-    before = sha256(folder / name)
+    before = vouched(folder)
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     loaded = networks(monkeypatch, lambda value: value)
-    said = refusal(lambda: action(folder))
-    assert said.startswith(f"{folder / name}: its SHA-256 is {sha256(folder / name)}, but ")
-    assert f"{folder / 'SHA256SUMS'} lists {before}" in said
-    assert "changed or is damaged" in said
+    said = nobody_vouches(lambda: action(folder, before))
+    assert said.startswith(f"{folder / name}: is TorchScript")
     assert loaded == []
+
+
+def test_what_is_run_is_what_was_compared(folder: Path, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, wanted = cosmos._require_trusted, decode(pair)
+
+    def compare_and_exchange(path: Path, found: str, permissions: Permissions) -> None:
+        compare(path, found, permissions)
+        path.write_bytes(b"another program")
+
+    monkeypatch.setattr(cosmos, "_require_trusted", compare_and_exchange)
+    assert torch.equal(decode(folder), wanted)
+    assert (folder / "decoder.jit").read_bytes() == b"another program"
 
 
 def test_the_audited_decoder_needs_no_voucher(folder: Path, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,14 +527,14 @@ def test_the_audited_decoder_needs_no_voucher(folder: Path, pair: Path, monkeypa
     assert list(cosmos.KNOWN_HASHES) == ["decoder.jit"]
     assert f"`decoder.jit` that [audit] used has SHA-256 `{cosmos.KNOWN_HASHES['decoder.jit']}`" in facts
     monkeypatch.setitem(cosmos.KNOWN_HASHES, "decoder.jit", sha256(folder / "decoder.jit"))
-    assert torch.equal(decode(folder), decode(pair))
-    assert refusal(lambda: encode(folder)).startswith(f"{folder / 'encoder.jit'}: foreframe does not know this file")
+    nothing = Permissions()
+    assert torch.equal(decode(folder, nothing), decode(pair))
+    assert nobody_vouches(lambda: encode(folder, nothing)).startswith(f"{folder / 'encoder.jit'}: is TorchScript")
     shutil.copy(folder / "decoder.jit", folder / "encoder.jit")
-    assert "does not know this file" in refusal(lambda: encode(folder)), "known by its name too"
+    assert "none that is known" in nobody_vouches(lambda: encode(folder, nothing)), "known by its name too"
 
 
 def test_without_an_encoder_one_can_still_decode(folder: Path, pair: Path) -> None:
-    vouch(folder)
     (folder / "encoder.jit").unlink()
     assert torch.equal(decode(folder), decode(pair))
     said = refusal(lambda: encode(folder))
@@ -511,7 +544,6 @@ def test_without_an_encoder_one_can_still_decode(folder: Path, pair: Path) -> No
 
 
 def test_without_a_decoder_nothing_goes(folder: Path) -> None:
-    vouch(folder)
     (folder / "decoder.jit").unlink()
     for action in (decode, encode):
         said = refusal(lambda action=action: action(folder))
@@ -530,15 +562,16 @@ def test_without_a_decoder_nothing_goes(folder: Path) -> None:
 def test_a_damaged_file_is_one_line(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     path = folder / "decoder.jit"
     path.write_bytes(damage(path.read_bytes()))
-    vouch(folder)
     said = refusal(lambda: decode(folder))
     assert said.startswith(f"{path}: cannot be read as TorchScript: ")
     assert len(said) > len(f"{path}: cannot be read as TorchScript: ")
 
 
-def test_a_list_that_is_no_text_is_one_line(folder: Path) -> None:
-    (folder / "SHA256SUMS").write_bytes("0123  decoder.jit\n".encode("utf-16"))
-    assert refusal(lambda: decode(folder)).startswith(f"{folder / 'SHA256SUMS'}: cannot be read as a list of hashes: ")
+def test_a_pipe_is_refused_unread(folder: Path) -> None:
+    (folder / "decoder.jit").unlink()
+    os.mkfifo(folder / "decoder.jit")
+    said = refusal(lambda: decode(folder, Permissions()))
+    assert said == f"{folder / 'decoder.jit'}: is a pipe, a device or a socket, where a file is wanted"
 
 
 # -- a whole folder ------------------------------------------------------------------------------------------------
@@ -546,7 +579,7 @@ def test_a_list_that_is_no_text_is_one_line(folder: Path) -> None:
 
 def test_a_raw_folder_becomes_its_tokens(pair: Path, tmp_path: Path) -> None:
     write_raw(tmp_path / "raw", style="subfolders", segments=[100, 57])
-    tokenizer = CosmosTokenizer(pair)
+    tokenizer = opened(pair)
     encoder = TokenEncoder(tokenizer=tokenizer, weights=cosmos_hash(pair), size=SIZE)
     assert encode_folder(tmp_path / "raw", tmp_path / "out", encoder=encoder)
 

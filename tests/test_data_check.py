@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 import foreframe
+from foreframe.cli import run
 from foreframe.data.check import KINDS, CheckConfig, Finding, check_folder
 from foreframe.data.check.findings import MOST_OF_A_KIND
 from foreframe.data.check.motion import Recording, image_motion, judge
 from foreframe.data.check.stretches import find_stretches
+from foreframe.data.encoding import ENCODING_VERSION, describe_files, sealed
 from foreframe.data.latents import LatentClips, record_type
 from foreframe.data.layout import find_layout
-from foreframe.data.video import VideoWriter, iterate_frames
+from foreframe.data.video import VideoIndex, VideoWriter, iterate_frames
 from foreframe.data.writer import RawShardWriter, write_metadata, write_token_samples, write_token_shard
 from foreframe.errors import UsageError
 from foreframe.states import CHANNEL_INDEX
+from test_data_keyframes import add_cover, change_size, join, packets, two_films
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
 COUNTS = (50, 40)
@@ -184,6 +189,41 @@ def turn(path: Path) -> None:
     path.write_bytes(content)
 
 
+def film(
+    path: Path,
+    times: Iterable[float],
+    *,
+    ticks: int | None = None,
+    encoder: str = "libx264",
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+    width: int = 64,
+    height: int = 64,
+) -> None:
+    """Pictures at times in 30ths of a second, rounded to whole `ticks` of a second."""
+    base = Fraction(1, ticks or 30)
+    muxing = {**(container or {}), **({"video_track_timescale": str(ticks)} if ticks else {})}
+    with av.open(str(path), "w", format="mp4", options=muxing) as output:
+        stream = output.add_stream(encoder, rate=30, options={"g": "30", "bf": "0", **(options or {})})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv444p" if width % 2 else "yuv420p"
+        stream.codec_context.thread_count, stream.codec_context.time_base = 1, base
+        for number, time in enumerate(times):
+            large = np.tile(picture(number), (2, 2, 1))[:height, :width]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(large), format="rgb24")
+            frame = frame.reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = round(time / 30 / base), base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+def cut_between_keyframes(path: Path) -> None:
+    whole = path.with_name("whole.mp4")
+    film(whole, range(60), options={"x264-params": "intra-refresh=1"})
+    join(path, [packets(whole)[10:]], whole)
+    whole.unlink()
+
+
 def shuffle_times(path: Path) -> None:
     """Exchange the times of pictures (by their offsets), so that they are even but not in order."""
     content = bytearray(path.read_bytes())
@@ -201,8 +241,9 @@ G0, G1, M0, M1 = (
     "metadata/metadata_1.json",
 )
 META = "metadata.json"
-ENCODING = {"version": 2, "kind": "tokens", "weights_sha256": "w", "vocab_size": 64000, "frame_size": 64}
+ENCODING = {"version": ENCODING_VERSION, "kind": "tokens", "weights_sha256": "w", "vocab_size": 64000, "frame_size": 64}
 ENCODING |= {"source_fingerprint": "f", "simulated": False, "skipped": {}, "source_shards": [0, 1]}
+ENCODING |= {"files": {}, "sealed": "0" * 64}
 
 BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     # kind of data, what is done to it, and the finding's kind, file and start of its place
@@ -325,6 +366,20 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ("raw", lambda r: replace_bytes(r / V0, b"avc1", b"zvc1"), "video-container", V0, ""),
     ("raw", lambda r: turn(r / V0), "video-rotated", V0, "byte "),
     ("raw", lambda r: shuffle_times(r / V0), "video-timestamps", V0, "frame "),
+    ("raw", lambda r: film(r / V0, [*range(20), *range(21, 51)]), "video-timestamps", V0, "frame 20"),
+    ("raw", lambda r: film(r / V0, [*range(20), *range(21, 51)], ticks=1000), "video-timestamps", V0, "frame 20"),
+    ("raw", lambda r: film(r / V0, [k * 1.02 for k in range(50)], ticks=1000), "video-rate", V0, ""),
+    ("raw", lambda r: film(r / V0, range(50), width=96), "video-resolution", V0, ""),
+    (
+        "raw",
+        lambda r: [film(r / v, range(n), width=65, height=65) for v, n in ((V0, 50), (V1, 40))],
+        "video-resolution",
+        V1,
+        "",
+    ),
+    ("raw", lambda r: two_films(r / V0), "video-several", V0, ""),
+    ("raw", lambda r: change_size(r / V0), "video-resolution", V0, "frame 30"),
+    ("raw", lambda r: cut_between_keyframes(r / V0), "video-undecodable", V0, "frame "),
     ("raw", lambda r: (r / M0).write_text("[" * 200_000), "metadata-invalid", M0, ""),
     ("raw", lambda r: (r / M0).write_text('{"a": ' * 100_000), "metadata-invalid", M0, ""),
     (
@@ -346,14 +401,14 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ),
     (
         "tokens",
-        lambda r: (r / "encoding.json").write_text('{"version": 2}'),
+        lambda r: (r / "encoding.json").write_text(json.dumps({"version": ENCODING_VERSION})),
         "metadata-invalid",
         "encoding.json",
         "kind",
     ),
     (
         "tokens",
-        lambda r: (r / "encoding.json").write_text('{"version": 2, "kind": "tokens"}'),
+        lambda r: (r / "encoding.json").write_text(json.dumps({"version": ENCODING_VERSION, "kind": "tokens"})),
         "metadata-invalid",
         "encoding.json",
         "source_fingerprint",
@@ -412,6 +467,61 @@ def test_whole_folders_are_clean(whole: dict[str, Path], tmp_path: Path) -> None
     assert found(nested) == []
 
 
+WHOLE_FILMS: dict[str, dict[str, Any]] = {
+    "milliseconds": {"ticks": 1000},
+    "hundredths": {"ticks": 100},
+    "fiftieths": {"ticks": 50},
+    "fortieths": {"ticks": 40},
+    "intra refresh": {"options": {"x264-params": "intra-refresh=1"}},
+    "fragments": {
+        "encoder": "libx265",
+        "options": {"x265-params": "keyint=2:bframes=3:log-level=none"},
+        "container": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
+    },
+    "MPEG-4 part 2": {"encoder": "mpeg4"},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_FILMS)
+def test_films_as_others_write_them_are_clean(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["raw"], root)
+    film(root / V0, range(50), **WHOLE_FILMS[name])
+    assert found(root) == []
+    assert len(VideoIndex.read(root / V0)) == 50
+
+
+def test_a_cover_is_no_film(whole: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["raw"], root)
+    add_cover(root / V0)
+    (root / "videos/video_0.cover.mp4").unlink()
+    assert found(root) == []
+
+
+def test_every_command_says_the_same_of_frames_that_are_not_square(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(whole["raw"], root / "train")
+    film(root / "train" / V0, range(50), width=128, height=72)
+    monkeypatch.chdir(tmp_path)
+    line = "videos/video_0.mp4: frames of 128x72 are not read, only square ones with an even side, such as 64x64"
+    train = ["--data", str(root), "--out", "run", "--train.num-steps", "1", "--train.validate-every", "0"]
+    for command in (
+        ["data", "check", str(root / "train")],
+        ["data", "info", str(root / "train")],
+        ["data", "sheet", str(root / "train")],
+        ["data", "encode", str(root / "train"), "--out", "tokens", "--size", "64"],
+        ["train", "tokenizer_tiny", *train],
+        ["train", "sampling_tiny", *train],
+    ):
+        assert run(command) == 1, command
+        said = capsys.readouterr()
+        lines = [one for one in (said.out + said.err).splitlines() if "128x72" in one]
+        assert len(lines) == 1 and line in lines[0], (command, said)
+
+
 @pytest.mark.parametrize("kind", ["tokens", "raw"])
 @pytest.mark.parametrize(("shards", "each"), [(1, 5), (4, 1)])
 @pytest.mark.parametrize("described", [True, False])
@@ -460,11 +570,25 @@ def write_latents(root: Path, dtype: str = "bfloat16") -> Path:
     clips["latents"] = 0x3F80 if dtype == "bfloat16" else 1
     (root / "clips_0.bin").write_bytes(clips.tobytes())
     (root / "clips_3.bin").write_bytes(b"")
-    facts = {"version": 2, "kind": "latents", "weights_sha256": "w", "dtype": dtype, "latent_shape": [2, 3, 2, 2]}
-    facts |= {"frame_indices": [0], "clip_stride": 8, "num_states": 7, "clips": {"0": 5, "3": 0}, "skipped": {}}
+    facts: dict[str, object] = {
+        "version": ENCODING_VERSION,
+        "kind": "latents",
+        "weights_sha256": "w",
+        "dtype": dtype,
+        "latent_shape": [2, 3, 2, 2],
+    }
+    facts |= {
+        "frame_indices": [0],
+        "clip_stride": 8,
+        "legacy_segment_check": False,
+        "num_states": 7,
+        "clips": {"0": 5, "3": 0},
+        "skipped": {},
+    }
     facts |= {"simulated": False, "frame_size": 16}
-    (root / "encoding.json").write_text(json.dumps({**facts, "source_fingerprint": "f"}))
     write_metadata(root, num_shards=2, num_images=100)
+    facts |= {"source_fingerprint": "f", "files": describe_files(root, also={})}
+    (root / "encoding.json").write_bytes(sealed(facts))
     return root
 
 

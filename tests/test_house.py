@@ -13,7 +13,7 @@ from foreframe.cli import COMMANDS
 ROOT = Path(foreframe.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["errors", "files", "states", "batch", "flow_config", "flow", "metrics"],
+    ["errors", "files", "manifest", "permissions", "scores", "states", "batch", "flow_config", "flow", "metrics"],
     ["data", "models"],
     ["inference", "sim", "baselines", "encode", "tracks"],
     ["train", "evaluate", "tables", "report"],

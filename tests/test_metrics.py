@@ -10,7 +10,7 @@ import torch
 
 from foreframe.errors import InputError
 from foreframe.metrics.image import PSNR_CAP_DB, mse, psnr, ssim
-from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
+from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap, whole_set_bootstrap
 from foreframe.metrics.tokens import (
     DEFINITIONS,
     Definition,
@@ -307,17 +307,86 @@ class TestTokens:
             cells(logits, targets - 100)  # torch would skip its ignore_index, -100, in silence
 
 
+def studentised_by_hand(values, groups, *, draws, level: float) -> tuple[float, float]:
+    """Resample by resample, with every clip laid out and every jackknife mean taken."""
+
+    def mean_and_error(parts: list[np.ndarray]) -> tuple[float, float]:
+        mean = np.concatenate(parts).mean()
+        without = [np.concatenate(parts[:i] + parts[i + 1 :]).mean() for i in range(len(parts))]
+        return mean, math.sqrt((len(parts) - 1) / len(parts) * sum((other - mean) ** 2 for other in without))
+
+    parts = [values[groups == name] for name in np.unique(groups)]
+    mean, error = mean_and_error(parts)
+    resamples = [mean_and_error([parts[i] for i in draw]) for draw in draws]
+    low, high = np.quantile([(m - mean) / e for m, e in resamples], [(1 - level) / 2, (1 + level) / 2])
+    return mean - high * error, mean - low * error
+
+
+def recordings(rng: np.random.Generator, kind: str, num: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 1 to 8 clips of each recording, of true mean 0, and the recordings' numbers."""
+    sizes = rng.integers(1, 9, size=num)
+    own = rng.normal(size=num) if kind == "normal" else rng.gamma(2.0, size=num) - 2
+    return np.repeat(own, sizes) + 0.5 * rng.normal(size=sizes.sum()), np.repeat(np.arange(num), sizes)
+
+
 class TestInterval:
     def test_equals_a_naive_bootstrap(self) -> None:
         rng = np.random.default_rng(0)
         groups = rng.integers(10, 22, size=80)
         values = rng.normal(size=80) + groups
         interval = bootstrap(values, groups, num_resamples=300, seed=5, level=0.9)
-        names = np.unique(groups)
-        draws = np.random.default_rng(5).integers(len(names), size=(300, len(names)))
-        means = [np.concatenate([values[groups == names[i]] for i in draw]).mean() for draw in draws]
+        draws = np.random.default_rng(5).integers(12, size=(300, 12))
         assert interval.mean == pytest.approx(values.mean())
-        assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))
+        assert (interval.low, interval.high) == pytest.approx(
+            studentised_by_hand(values, groups, draws=draws, level=0.9)
+        )
+
+    @pytest.mark.parametrize("kind", ["normal", "skewed"])
+    def test_twelve_recordings_are_covered_as_claimed(self, kind) -> None:
+        """In longer runs 94.5 % of normal and 93.6 % of skewed values; the percentiles of the mean hold 89 and 87 %."""
+        rng = np.random.default_rng(6)
+        held = 0
+        for seed in range(2000):
+            interval = bootstrap(*recordings(rng, kind), num_resamples=500, seed=seed)
+            held += interval.low <= 0 <= interval.high
+        assert 0.925 < held / 2000 < 0.965
+
+    @pytest.mark.parametrize("num", [2, 3, 4])
+    def test_few_recordings_are_covered_too(self, num) -> None:
+        rng = np.random.default_rng(7)
+        intervals = [bootstrap(*recordings(rng, "normal", num), num_resamples=300, seed=seed) for seed in range(600)]
+        assert 0.9 < np.mean([i.low <= 0 <= i.high for i in intervals]) < 0.98
+        assert all(math.isfinite(i.low) and i.low < i.mean < i.high for i in intervals)
+
+    def test_margins_are_covered_as_claimed(self) -> None:
+        rng = np.random.default_rng(8)
+        held = 0
+        for seed in range(1000):
+            margins, groups = recordings(rng, "normal")
+            rival = 20 * rng.normal(size=12)[groups]
+            interval = paired_bootstrap(rival + margins, rival, groups, num_resamples=500, seed=seed)
+            held += interval.low <= 0 <= interval.high
+        assert 0.925 < held / 1000 < 0.97
+
+    def test_two_recordings_have_students_interval(self) -> None:
+        interval = bootstrap([1.0, 1.0, 4.0, 4.0], [0, 0, 1, 1])
+        # Mean 2.5, standard error 1.5; 12.7062 is the 97.5 % quantile of one degree of freedom.
+        assert (interval.low, interval.high) == pytest.approx((2.5 - 12.7062 * 1.5, 2.5 + 12.7062 * 1.5), rel=1e-5)
+
+    def test_values_alike_almost_everywhere_have_students_interval(self) -> None:
+        # A third of the resamples lack the odd one and have no spread at all: no limit may come out of them.
+        interval = bootstrap([0, 0, 0, 0, 0, 1], np.arange(6))
+        assert (interval.low, interval.high) == pytest.approx(((1 - 2.57058) / 6, (1 + 2.57058) / 6), rel=1e-5)
+
+    @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+    def test_limits_lie_about_the_mean_whatever_the_values(self, level) -> None:
+        rng = np.random.default_rng(9)
+        for num in (2, 3, 5, 12):
+            heavy, sparse = np.exp(3 * rng.normal(size=40)), rng.random(40) < 0.1
+            for values in (rng.normal(size=40), sparse, heavy, 1e9 + np.ones(40)):
+                groups = rng.permutation(np.arange(40) % num)
+                interval = bootstrap(values, groups, num_resamples=200, level=level)
+                assert -math.inf < interval.low <= interval.mean <= interval.high < math.inf
 
     def test_blocks_make_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
         values, groups = np.random.default_rng(1).normal(size=60), np.arange(60) // 4
@@ -344,6 +413,9 @@ class TestInterval:
 
     def test_equal_values_have_no_width(self) -> None:
         assert bootstrap([0.1] * 7, [0, 0, 1, 1, 1, 2, 2]) == Interval(0.1, 0.1, 0.1)
+        # Recordings of the same mean, up to rounding: (0.1 + 0.2 + 0.4) / 3 in three orders.
+        interval = bootstrap([0.1, 0.2, 0.4, 0.4, 0.1, 0.2, 0.2, 0.4, 0.1], [0, 0, 0, 1, 1, 1, 2, 2, 2])
+        assert interval.low == interval.mean == interval.high
 
     def test_one_group_gives_no_interval(self) -> None:
         interval = bootstrap([1.0, 2.0], [4, 4])
@@ -359,6 +431,41 @@ class TestInterval:
         assert interval == bootstrap(a - b, groups)
         assert interval.high < 0  # though the two scores' own intervals overlap almost wholly
         assert bootstrap(a, groups).high > bootstrap(b, groups).low
+
+    def test_a_whole_sets_score_has_the_expanded_percentiles(self) -> None:
+        rng = np.random.default_rng(10)
+        values, groups = recordings(rng, "normal")
+        interval = whole_set_bootstrap(lambda clips: values[clips].mean(), groups, num_resamples=400, seed=3)
+        draws = np.random.default_rng(3).integers(12, size=(400, 12))
+        means = [np.concatenate([values[groups == i] for i in draw]).mean() for draw in draws]
+        # Student's 97.5 % quantile of 11 degrees of freedom is 2.200985; Phi(-sqrt(12 / 11) 2.200985) = 0.010750.
+        assert interval.mean == values.mean()
+        assert (interval.low, interval.high) == pytest.approx(np.quantile(means, [0.010750, 0.989250]), rel=1e-4)
+
+    def test_a_whole_sets_score_is_covered_better_than_by_percentiles(self) -> None:
+        rng = np.random.default_rng(11)
+        held, plain = 0, 0
+        for seed in range(250):
+            values, groups = recordings(rng, "normal")
+            kept: list[float] = []
+
+            def score(clips, values=values, kept=kept) -> float:
+                kept.append(values[clips].mean())
+                return kept[-1]
+
+            interval = whole_set_bootstrap(score, groups, num_resamples=200, seed=seed)
+            low, high = np.quantile(kept[1:], [0.025, 0.975])
+            held, plain = held + (interval.low <= 0 <= interval.high), plain + (low <= 0 <= high)
+        assert plain / 250 < 0.91 < held / 250 < 0.97
+
+    def test_a_whole_sets_score_without_an_interval(self) -> None:
+        assert whole_set_bootstrap(lambda _: 3.0, [0, 0, 1]) == Interval(3.0, 3.0, 3.0)
+        alone = whole_set_bootstrap(lambda clips: float(len(clips)), [5, 5])
+        assert alone.mean == 2
+        assert math.isnan(alone.low)
+        assert math.isnan(alone.high)
+        with pytest.raises(InputError, match="not finite"):
+            whole_set_bootstrap(lambda clips: math.nan if len(clips) > 3 else 1.0, [0, 0, 1])
 
     def test_faulty_scores_are_refused(self) -> None:
         with pytest.raises(InputError, match="clip 1 is inf"):

@@ -147,7 +147,7 @@ def test_broken_parts_are_named(base: Path, tmp_path: Path) -> None:
 def test_broken_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "prompt.safetensors"
     file.write_bytes(b"no")
-    refused("prompt.safetensors: cannot be read as a prompt's embedding", file)
+    refused("prompt.safetensors: cannot be read as safetensors", file)
     save_file({"prompt": torch.zeros(1, 4)}, file)
     refused("cannot be read as a prompt's embedding", file)
     write_prompt(file, torch.zeros(2, 4), fingerprint="x")

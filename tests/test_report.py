@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -747,13 +748,18 @@ def test_the_page_appears_whole_or_not_at_all(run: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", torn)
-        with pytest.raises(UsageError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*report\.html'"):
             write_report([run], out)
     assert out.read_text() == "the old page"
-    assert not list(run.glob(".*.tmp"))
+    assert not list(run.glob(".*.partial"))
+    (run / ".report.html.partial").write_text("of a killed process, longer than any page" * 100_000)
     write_report([run], out)
     assert out.read_text().startswith("<!doctype html>")
-    assert not list(run.glob(".*.tmp"))
+    assert out.read_text().endswith("</html>\n")
+    assert not list(run.glob(".*.partial"))
+    os.mkfifo(run / "pipe")
+    with pytest.raises(UsageError, match="is a pipe or a device"):
+        write_report([run], run / "pipe")
 
 
 def test_journal_keeps_what_it_can_read(tmp_path: Path):

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from foreframe.inference.config import EnsembleConfig, InferenceConfig, SamplerC
 from foreframe.models.weights import checkpoint_folders, read_tensors
 from foreframe.recipes import RECIPES
 from foreframe.report import write_report
-from foreframe.runs import evaluate_run, export_run, open_run, train_run
+from foreframe.runs import evaluate_run, export_run, open_run, sample_data, train_run
 from foreframe.tracks.config import SamplingConfig
 from foreframe.tracks.sampling import SamplingTrack
 from foreframe.tracks.table import build_track
@@ -394,6 +395,19 @@ def test_two_steps_of_the_tiny_recipe_are_what_they_were() -> None:
 
 GOLDEN = [0.50958925, 0.13867581, 0.49965847, 0.13497652]
 """Loss and gradient norm of two steps."""
+
+
+@pytest.mark.parametrize("latents", ["cached", "online"])
+def test_data_of_another_rate_is_refused(tmp_path: Path, latents: Literal["cached", "online"]) -> None:
+    root = Path(shutil.copytree(sample_data() / "val", tmp_path / "val"))
+    facts = json.loads((root / "metadata.json").read_text())
+    (root / "metadata.json").write_text(json.dumps({**facts, "hz": 10}))
+    config = RECIPES["sampling_tiny"]()
+    track = build_track(replace(config, track=replace(config.track, latents=latents)))
+    for with_video in (False, True):
+        with pytest.raises(InputError, match=r"hz is 10, but the models' clips are of 30 frames a second"):
+            track.open(root, cache=tmp_path / "cache", with_video=with_video)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_every_recipe_of_the_track_builds() -> None:

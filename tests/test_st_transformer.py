@@ -186,6 +186,34 @@ def test_grid_rows_follow_the_tokenizer_blocks() -> None:
     ]
 
 
+@pytest.mark.parametrize(("pooling", "num_read"), [("target_rows", 35), ("adaptive", 64)])
+def test_which_state_rows_are_read(pooling, num_read) -> None:
+    """Of the 64 rows of equation 1; the convolution of width 3 reads one row past the last frame, 33."""
+    config = STTransformerConfig(
+        vocab_size=11, grid=2, num_layers=1, width=16, num_heads=2, state_width=8, state_pooling=pooling
+    )
+    torch.manual_seed(0)
+    model = STTransformer(config).double().eval()
+    states = torch.randn(1, 64, NUM_CHANNELS, dtype=torch.float64, requires_grad=True)
+    features = model(torch.randint(11, (1, 5, 2, 2)), states)
+    (gradient,) = torch.autograd.grad(model.logits(features).square().sum(), states)
+    read = gradient.abs().sum((0, 2)) > 0
+    assert read[:num_read].all()
+    assert not read[num_read:].any()
+
+
+def test_adaptive_pooling_is_torchs() -> None:
+    config = STTransformerConfig(
+        vocab_size=11, grid=2, num_layers=1, width=16, num_heads=2, state_width=8, state_pooling="adaptive"
+    )
+    branch = STTransformer(config).double().states
+    states = torch.randn(2, 64, NUM_CHANNELS, dtype=torch.float64)
+    with torch.no_grad():
+        rows = branch.conv(branch.mlp(states).transpose(1, 2)) + branch.position.T
+        wanted = torch.nn.functional.adaptive_avg_pool1d(rows, 5).transpose(1, 2)
+        torch.testing.assert_close(branch(states, 5), wanted)
+
+
 def test_weights_are_tied_after_saving_and_loading(tmp_path) -> None:
     model = small(dtype=torch.float32)
     save_model(tmp_path, model)

@@ -20,15 +20,15 @@ from foreframe.config import save_config
 from foreframe.data.raw import RawDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.encode import TokenEncoder, encode_folder, load_tokenizer
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 from foreframe.inference.config import InferenceConfig, RolloutConfig
+from foreframe.manifest import seal
 from foreframe.models.tokenizer import VideoTokenizer
 from foreframe.models.weights import checkpoint_folders, find_weights, load_model, read_tensors, weights_hash
 from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from foreframe.tracks.table import build_track
 from foreframe.train import loop
-from foreframe.train.checkpoint import seal
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -147,7 +147,9 @@ def test_sigterm_stops_after_the_step_and_resumes_exactly(
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_step", interrupted)
-        assert not train_run(run, config)
+        with pytest.raises(Stopped) as stopped:
+            train_run(run, config)
+        assert stopped.value.number == signal.SIGTERM
     assert checkpoint_folders(run)[-1].name == "step_00000003"
     assert train_run(run, config)
     assert same_weights(run, compression_run)

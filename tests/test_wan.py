@@ -27,6 +27,7 @@ from foreframe.models.wan import (
     cross_attention,
 )
 from foreframe.models.wan_config import WanConfig
+from foreframe.permissions import Permissions
 
 TINY = WanConfig(
     num_layers=2,
@@ -523,7 +524,7 @@ def test_unfit_trained_files_are_refused(base: Path, tmp_path: Path) -> None:
     refused(build(base, lora_rank=8), r"adapter_config.json: r is 4, but this model's adapter has 8")
     refused(build(base, guidance=True), r"robot.safetensors: .*1 missing: state_encoder.no_states")
     refused(build(base, state_width=24), r"of another shape: .*\[16, 71\], not \[24, 71\]")
-    refused(build(base, lora_rank=0), r"model.safetensors: cannot be read")
+    refused(build(base, lora_rank=0), r"model.safetensors: is missing")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"no")
     randomise_trained(model)
     moved = {name: value.clone() for name, value in model.trained_tensors().items()}
@@ -577,7 +578,7 @@ def test_unfit_bases_are_refused(base: Path, tmp_path: Path, monkeypatch: pytest
 
     refused("num_layers is 2, but num_layers of this model is 3", base, num_layers=3)
     refused("in_channels is 4, but latent_channels of this model is 8", base, latent_channels=8)
-    refused("config.json: cannot be read as a diffusers configuration", tmp_path)
+    refused("config.json: is missing", tmp_path)
     refused("is neither a folder nor a hub id", tmp_path / "absent")
 
     folder = tmp_path / "transformer"
@@ -603,7 +604,7 @@ def test_unfit_bases_are_refused(base: Path, tmp_path: Path, monkeypatch: pytest
     index.write_text(json.dumps({"weight_map": {"proj_out.bias": "a.safetensors"}}))
     refused("a.safetensors: is missing, but diffusion_pytorch_model.safetensors.index.json lists it")
     index.write_text("{}")
-    refused("cannot be read as an index")
+    refused("index.json: weight_map: Field required")
 
     import huggingface_hub
 
@@ -611,22 +612,24 @@ def test_unfit_bases_are_refused(base: Path, tmp_path: Path, monkeypatch: pytest
         raise ConnectionError("no\nnet")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    refused("someone/thing: there is no such folder, and the hub gives none: no net", "someone/thing")
+    with pytest.raises(InputError, match="someone/thing: there is no such folder, and the hub gives none: no net"):
+        StateConditionedWan(replace(TINY, base="someone/thing"), permissions=Permissions(download=True))
 
 
 def test_hub_fetches_the_named_part_only(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, str | None, list[str]]] = []
 
-    def fetch(repository: str, *, allow_patterns: list[str]) -> str:
-        asked.append((repository, allow_patterns))
+    def fetch(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision, allow_patterns))
         return str(base)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert diffusers_folder("someone/thing", "transformer") == base
-    assert asked[0][0] == "someone/thing"
-    assert all(pattern.startswith("transformer/") for pattern in asked[0][1])
+    may = Permissions(download=True)
+    assert diffusers_folder("someone/thing", "transformer", revision="a" * 40, permissions=may) == base
+    assert asked[0][:2] == ("someone/thing", "a" * 40)
+    assert all(pattern.startswith("transformer/") for pattern in asked[0][2])
 
 
 # Mistakes
@@ -647,7 +650,7 @@ def test_wrong_shapes_and_options_are_refused(base: Path) -> None:
         WanConfig(lora_rank=0, base_dtype="bfloat16")
     with pytest.raises(ValueError, match="patch_size must start with 1"):
         WanConfig(patch_size=(2, 2, 2))
-    with pytest.raises(ValueError, match="num_prompt_rows must be at least 2"):
+    with pytest.raises(ValueError, match="num_prompt_rows must be from 2 to"):
         WanConfig(num_prompt_rows=1)
     with pytest.raises(ValueError, match="multiple of 8"):
         StateEncoderConfig(width=12)

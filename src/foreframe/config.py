@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from foreframe.errors import InputError
+from foreframe.files import read_json, write_whole
 from foreframe.inference.config import InferenceConfig
 from foreframe.tracks.config import (  # noqa: TC001 (pydantic resolves the annotation)
     CompressionConfig,
@@ -52,11 +54,22 @@ def to_json(config: RunConfig) -> dict[str, Any]:
     return _ADAPTER.dump_python(config, mode="json")
 
 
-def save_config(run: Path, config: RunConfig) -> None:
-    """Write `config.json` whole."""
-    partial = run / f".{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(to_json(config), indent=1) + "\n")
-    partial.replace(run / CONFIG_FILE)
+def run_name(config: RunConfig, source: str) -> str:
+    """SHA-256 that names a run: of its settings at the start and of what they were applied to.
+
+    `source` is the training data's fingerprint, or of an exported copy the hash of its weights. Two runs with one name
+    are the same run, bit for bit.
+    """
+    return hashlib.sha256(json.dumps([to_json(config), source]).encode()).hexdigest()
+
+
+def save_config(run: Path, config: RunConfig, *, name: str | None = None) -> None:
+    """Write `config.json` whole, with the run's `name`: the one that it has there, unless another is given."""
+    path = run / CONFIG_FILE
+    if name is None and path.exists():
+        name = read_json(path).get("run")
+    content = to_json(config) if name is None else {**to_json(config), "run": name}
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def load_config(run: Path) -> RunConfig:
@@ -73,7 +86,7 @@ def load_config(run: Path) -> RunConfig:
         config = _ADAPTER.validate_python(content)
     except (ValidationError, ValueError) as error:
         raise InputError(f"{path}: {_first_problem(error)}") from error
-    if unknown := _flatten(content).keys() - _flatten(to_json(config)).keys():
+    if unknown := _flatten(content).keys() - _flatten(to_json(config)).keys() - {"run"}:
         raise InputError(f"{path}: {sorted(unknown)[0]} is no field of this build's configuration")
     return config
 

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from foreframe.batch import Batch, ClipId, collate, to_video
-from foreframe.data.clips import clip_ids, state_window
-from foreframe.data.encoding import ENCODING_FILE, describe_source, read_encoding, require_encoding
-from foreframe.data.folders import one_at_a_time, resumable_folder
+from foreframe.data.clips import clip_ids, require_rate, state_window
+from foreframe.data.encoding import (
+    ENCODING_FILE,
+    describe_files,
+    describe_source,
+    read_encoding,
+    require_encoding,
+    sealed,
+    verify_encoded,
+)
+from foreframe.data.folders import one_at_a_time, remove_leftovers, resumable_folder
 from foreframe.data.integrity import check_rows
 from foreframe.data.latents import LatentClips, LatentShardWriter, record_type, shard_file
 from foreframe.data.layout import TOKEN_SAMPLE_STATES, find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import iterate_windows
 from foreframe.data.windows import CLIP_FRAMES, frame_indices
-from foreframe.data.writer import (
-    write_metadata,
-    write_token_samples,
-    write_token_shard,
-)
-from foreframe.errors import InputError
-from foreframe.files import locked, write_whole
+from foreframe.data.writer import metadata_json, write_token_samples, write_token_shard
+from foreframe.errors import InputError, UsageError
+from foreframe.files import locked, naming, write_whole
 from foreframe.models.autoencoder import (
     VideoAutoencoder,
     autoencoder_folder,
@@ -34,15 +40,25 @@ from foreframe.models.autoencoder import (
 )
 from foreframe.models.config import BLOCK_FRAMES, CELL
 from foreframe.models.cosmos import CosmosTokenizer, cosmos_hash, is_cosmos
-from foreframe.models.hub import diffusers_folder
+from foreframe.models.hub import diffusers_folder, is_on_hub, refuse_other_forms
 from foreframe.models.tokenizer import VideoTokenizer
-from foreframe.models.weights import find_weights, load_model, model_class, weights_hash
+from foreframe.models.weights import (
+    find_weights,
+    load_model,
+    locate_weights,
+    model_class,
+    named_folder,
+    weights_hash,
+)
+from foreframe.permissions import NONE, Permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     import numpy.typing as npt
 
+    from foreframe.data.folders import Unfinished
     from foreframe.data.latents import LatentDtype
     from foreframe.data.layout import OnBadShard, Shard
     from foreframe.data.windows import FrameMode
@@ -104,6 +120,8 @@ class LatentEncoder:
     """Which of a clip's 77 frames are encoded (challenge-facts 5.2)."""
     stride: int = 8
     """Frames from the start of one clip to the next (challenge-facts 5.7)."""
+    legacy_segment_check: bool = False
+    """Whether clips are listed as the entry's loader did (`clip_ids`)."""
     dtype: LatentDtype = "bfloat16"
     """Precision in which latents are kept; they are computed in float32."""
 
@@ -118,46 +136,63 @@ class LatentEncoder:
             "frame_size": self.size,
             "frame_indices": indices,
             "clip_stride": self.stride,
+            "legacy_segment_check": self.legacy_segment_check,
             "dtype": self.dtype,
             "num_states": CLIP_FRAMES,
             "latent_shape": list(self.autoencoder.latent_shape(num_frames=len(indices), size=self.size)),
         }
 
 
-def load_tokenizer(name: str) -> tuple[AnyTokenizer, str]:
+def load_tokenizer(name: str, *, permissions: Permissions = NONE) -> tuple[AnyTokenizer, str]:
     """The tokenizer of a shipped model, a run folder or a folder with Cosmos' TorchScript files, and a SHA-256.
 
-    Of ours it is the encoder's: another decoder draws the same tokens.
+    Of ours it is the encoder's: another decoder draws the same tokens. Raises `UsageError` if it is TorchScript that
+    nobody vouches for.
     """
-    if is_cosmos(Path(name)):
-        return CosmosTokenizer(Path(name)), cosmos_hash(Path(name))
+    folder = named_folder(name)
+    if is_cosmos(folder):
+        cosmos = CosmosTokenizer(folder, permissions=permissions)
+        cosmos.require_trusted()
+        return cosmos, cosmos_hash(folder)
     tokenizer = load_model(find_weights(name), VideoTokenizer)
     return tokenizer, tokenizer.encoder_hash
 
 
 def holds_autoencoder(name: str) -> bool:
-    """Whether a name or path stands for an autoencoder, rather than for a tokenizer."""
-    if autoencoder_folder(Path(name)) is not None:
+    """Whether a name or path stands for an autoencoder, rather than for a tokenizer; the hub has no others."""
+    if is_on_hub(name) or autoencoder_folder(named_folder(name)) is not None:
         return True
-    if is_cosmos(Path(name)):
+    if is_cosmos(named_folder(name)):
         return False
-    return model_class(_find_trained(name)) == VideoAutoencoder.__name__
+    _require_ours(named_folder(name))
+    return model_class(locate_weights(name)) == VideoAutoencoder.__name__
 
 
-def _find_trained(name: str) -> Path:
-    """`find_weights`, which would ask to train what is a diffusers model without its autoencoder."""
-    if any((Path(name) / part).exists() for part in ("model_index.json", "transformer")):
-        raise InputError(f"{name}: has no vae with a Wan autoencoder in it; fetch that part of the model as well")
-    return find_weights(name)
+def _require_ours(folder: Path) -> None:
+    """Raise `InputError` for a diffusers model without its autoencoder, and for forms that are not read.
+
+    Whoever looks for a run would only advise to train it.
+    """
+    if any((folder / part).exists() for part in ("model_index.json", "transformer")):
+        raise InputError(f"{folder}: has no vae with a Wan autoencoder in it; fetch that part of the model as well")
+    refuse_other_forms(folder)
 
 
-def load_autoencoder(name: str) -> tuple[VideoAutoencoder, str]:
-    """The frozen autoencoder of a shipped model, a run, or a folder or hub id in diffusers' form, and its SHA-256."""
-    if not Path(name).exists() and "/" in name:
-        name = str(diffusers_folder(name, "vae"))
-    if folder := autoencoder_folder(Path(name)):
+def load_autoencoder(
+    name: str, *, revision: str | None = None, permissions: Permissions = NONE
+) -> tuple[VideoAutoencoder, str]:
+    """The frozen autoencoder of a shipped model, a run, or a folder or hub id in diffusers' form, and its SHA-256.
+
+    A hub id's `revision` is its newest if it is None. Raises `UsageError` if it would have to be fetched without
+    permission.
+    """
+    root = named_folder(name)
+    if is_on_hub(name):
+        root = diffusers_folder(name, "vae", revision=revision, permissions=permissions)
+    if folder := autoencoder_folder(root):
         return VideoAutoencoder.load(folder), autoencoder_hash(folder)
-    folder = _find_trained(name)
+    _require_ours(root)
+    folder = find_weights(name)
     return load_model(folder, VideoAutoencoder).requires_grad_(False), weights_hash(folder)
 
 
@@ -188,53 +223,106 @@ def encode_folder(
     """
     share = share or Share()
     dataset = RawDataset(raw, on_bad_shard=on_bad_shard)
+    require_rate(dataset.layout.hz, raw / "metadata.json")
     if dataset.layout.contents == "samples" and isinstance(encoder, LatentEncoder):
         raise InputError(f"{raw}: is a test split, whose samples have no 77 frames; latents are made of recordings")
     identity = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
-    with resumable_folder(out, identity=identity, rank=share.rank) as partial:
-        work = _Work(dataset, partial, on_bad_shard=on_bad_shard)
-        mine = [shard for shard in dataset.layout.shards if shard.index % share.num_ranks == share.rank]
-        ticks = _Ticks(sum(shard.num_frames for shard in mine), progress)
-        for shard in mine:
-            work.encode(shard, encoder, ticks)
-        if not work.is_whole(encoder):
-            return False
-        with one_at_a_time(partial) as mine_to_finish:
-            if mine_to_finish:
-                work.finish(encoder, identity)
+    if on_bad_shard == "raise":
+        dataset.check_size(encoder.size)
+    try:
+        with resumable_folder(out, identity=identity, rank=share.rank) as unfinished:
+            work = _Work(dataset, unfinished, on_bad_shard=on_bad_shard)
+            mine = [shard for shard in dataset.layout.shards if shard.index % share.num_ranks == share.rank]
+            ticks = _Ticks(sum(shard.num_frames for shard in mine), progress)
+            for shard in mine:
+                work.encode(shard, encoder, ticks)
+            if not work.is_whole(encoder):
+                return False
+            with one_at_a_time(unfinished) as mine_to_finish:
+                if mine_to_finish:
+                    work.finish(encoder, identity)
+    except UsageError:
+        # Another rank may have been quicker, and `out` is whole: that is no wrong use.
+        if share.num_ranks == 1 or not is_encoding_of(out, raw, encoder=encoder, on_bad_shard=on_bad_shard):
+            raise
     return True
 
 
 def tokens_of(raw: Path, *, cache: Path, encoder: TokenEncoder, on_bad_shard: OnBadShard = "raise") -> Path:
-    """The tokenised copy of `raw` under `cache`, made now unless it is there; never another data's or tokenizer's."""
+    """The tokenised copy of `raw` under `cache`, made now unless it is there; never another data's or tokenizer's.
+
+    One that is damaged is made again, which is said. Every byte of it is hashed (`verify_encoded`), as every byte of
+    `raw` is.
+    """
     wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     source = str(wanted["source_fingerprint"])
     out = cache / f"tokens-{source[:12]}-{encoder.weights[:12]}-{encoder.size}"
-    if not out.exists():
-        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
-    encoding = require_encoding(out, wanted)
-    if on_bad_shard == "raise" and encoding["skipped"]:
-        raise InputError(next(iter(encoding["skipped"].values())))
+    _cache(raw, out, encoder=encoder, wanted=wanted, on_bad_shard=on_bad_shard)
+    skipped = require_encoding(out, wanted)["skipped"]
+    if on_bad_shard == "raise" and skipped:
+        raise InputError(next(iter(skipped.values())))
     return out
 
 
 def latents_of(raw: Path, *, cache: Path, encoder: LatentEncoder, on_bad_shard: OnBadShard = "raise") -> LatentClips:
-    """The latents of `raw` under `cache`, made now unless they are there; never another data's or autoencoder's."""
+    """The latents of `raw` under `cache`, made now unless they are there; never another data's or autoencoder's.
+
+    See `tokens_of`.
+    """
     wanted = {**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}
     source, weights = str(wanted["source_fingerprint"])[:12], encoder.weights[:12]
-    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{encoder.stride}"
-    if not out.exists():
-        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
+    stride = f"{encoder.stride}{'-legacy' if encoder.legacy_segment_check else ''}"
+    out = cache / f"latents-{source}-{weights}-{encoder.size}-{encoder.frames}-{stride}"
+    _cache(raw, out, encoder=encoder, wanted=wanted, on_bad_shard=on_bad_shard)
     clips = LatentClips(out, expected=wanted)
     if on_bad_shard == "raise" and clips.skipped:
         raise InputError(next(iter(clips.skipped.values())))
     return clips
 
 
+def _cache(
+    raw: Path,
+    out: Path,
+    *,
+    encoder: TokenEncoder | LatentEncoder,
+    wanted: Mapping[str, object],
+    on_bad_shard: OnBadShard,
+) -> None:
+    """Make `out` unless it is there, is what is wanted and is undamaged; one process at a time, others wait for it."""
+    if out.exists() and _fault(out, encoder, wanted) is None:
+        remove_leftovers(out)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    waiting = f"waiting for another process ({{pid}}), which is making {out} just now"
+    with locked(out.with_name(f".{out.name}.lock"), waiting=waiting):
+        if os.path.lexists(out):
+            fault = _fault(out, encoder, wanted)
+            if fault is None:
+                return
+            what = str(fault).rpartition(";")[0] or str(fault)
+            print(f"foreframe: {what}; this cache is made again", file=sys.stderr)
+            shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
+        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
+
+
+def _fault(out: Path, encoder: TokenEncoder | LatentEncoder, wanted: Mapping[str, object]) -> InputError | None:
+    """What is wrong with an encoded folder, if anything."""
+    try:
+        require_encoding(out, wanted)
+        verify_encoded(out)
+        if isinstance(encoder, LatentEncoder):
+            LatentClips(out, expected=wanted)
+        else:
+            find_layout(out)
+    except InputError as error:
+        return error
+    return None
+
+
 def is_encoding_of(
     out: Path, raw: Path, *, encoder: TokenEncoder | LatentEncoder, on_bad_shard: OnBadShard = "raise"
 ) -> bool:
-    """Whether `out` holds just that data as that encoder gives it, every file in its size."""
+    """Whether `out` holds just that data as that encoder gives it; `InputError` if a file of it was changed."""
     encoding = read_encoding(out) or {}
     expected = json.loads(json.dumps({**encoder.describe(), **describe_source(raw, on_bad_shard=on_bad_shard)}))
     if any(encoding.get(key) != value for key, value in expected.items()):
@@ -243,17 +331,19 @@ def is_encoding_of(
         LatentClips(out, expected=expected)
     else:
         find_layout(out)
+    verify_encoded(out)
     return on_bad_shard == "skip" or not encoding["skipped"]
 
 
-def check_encoding(root: Path, *, weights: str) -> None:
-    """Raise `InputError` if the folder says its tokens are another tokenizer's."""
+def check_encoding(root: Path, *, weights: str | None) -> None:
+    """Raise `InputError` if the folder says its tokens are another tokenizer's (None: any), or were changed since."""
     encoding = read_encoding(root)
-    if encoding is not None and encoding.get("weights_sha256") != weights:
+    if encoding is not None and weights is not None and encoding["weights_sha256"] != weights:
         raise InputError(
             f"{root / ENCODING_FILE}: these tokens were made by another tokenizer than track.tokenizer names; encode "
             "the video again, or name the tokenizer that made them"
         )
+    verify_encoded(root)
 
 
 class _Ticks:
@@ -271,14 +361,15 @@ class _Ticks:
 class _Work:
     """One unfinished folder: what is in it, and what is still to do."""
 
-    def __init__(self, dataset: RawDataset, root: Path, *, on_bad_shard: OnBadShard) -> None:
-        self.dataset, self.root, self.on_bad_shard = dataset, root, on_bad_shard
+    def __init__(self, dataset: RawDataset, unfinished: Unfinished, *, on_bad_shard: OnBadShard) -> None:
+        self.dataset, self.on_bad_shard = dataset, on_bad_shard
+        self.root, self.scratch = unfinished.folder, unfinished.scratch
         self.layout = dataset.layout
 
     def encode(self, shard: Shard, encoder: TokenEncoder | LatentEncoder, ticks: _Ticks) -> None:
         """Make one shard unless it is there."""
         # Processes that count themselves differently must still never write one shard together.
-        with locked(self.root / f".rank-shard-{shard.index}.lock"):
+        with locked(self.scratch / f".shard-{shard.index}.lock"):
             if self._is_done(shard, encoder):
                 ticks.add(shard.num_frames)
                 return
@@ -311,15 +402,17 @@ class _Work:
             facts["source_shards"] = [shard.index for shard in good]
             for number, shard in enumerate(good):
                 self._write_tokens(number, shard, encoder)
-        write_whole(self.root / ENCODING_FILE, (json.dumps({**identity, **facts}, indent=1) + "\n").encode())
         num_images = sum(shard.num_frames for shard in good)
-        write_metadata(self.root, num_shards=len(good), num_images=num_images, hz=self.layout.hz)
+        metadata = metadata_json(num_shards=len(good), num_images=num_images, hz=self.layout.hz)
+        facts["files"] = describe_files(self.root, also={"metadata.json": metadata})
+        write_whole(self.root / ENCODING_FILE, sealed({**identity, **facts}))
+        write_whole(self.root / "metadata.json", metadata)
 
     def _mark(self, shard: Shard) -> Path:
-        return self.root / f".skipped-{shard.index}.partial"
+        return self.scratch / f".skipped-{shard.index}.partial"
 
     def _tokens_file(self, shard: Shard) -> Path:
-        return self.root / f".tokens-{shard.index}.whole.partial"
+        return self.scratch / f".tokens-{shard.index}.whole.partial"
 
     def _is_bad(self, shard: Shard) -> bool:
         return self.on_bad_shard == "skip" and self._mark(shard).is_file()
@@ -336,8 +429,8 @@ class _Work:
     def _tokens(self, shard: Shard, encoder: TokenEncoder, ticks: _Ticks) -> None:
         """Append blocks, records of fixed size, to a hidden file; a killed process leaves what is done so far."""
         record = 4 * 3 * (encoder.size // CELL) ** 2
-        path = self.root / f".tokens-{shard.index}.partial"
-        with path.open("ab") as file:
+        path = self.scratch / f".tokens-{shard.index}.partial"
+        with naming(path), path.open("ab") as file:
             done = path.stat().st_size // record
             done -= done % _BLOCKS_AT_ONCE  # the same batches as in one go, so the same bits
             file.truncate(done * record)
@@ -347,6 +440,7 @@ class _Work:
                 file.flush()
                 ticks.add(min(len(blocks) * BLOCK_FRAMES, shard.num_frames - done * BLOCK_FRAMES))
                 done += len(blocks)
+            os.fsync(file.fileno())
         path.replace(self._tokens_file(shard))
 
     def _write_tokens(self, number: int, shard: Shard, encoder: TokenEncoder) -> None:
@@ -380,13 +474,14 @@ class _Work:
     # -- latents -----------------------------------------------------------------------------------------------------
 
     def _clips(self, shard: Shard, encoder: LatentEncoder) -> tuple[ClipId, ...]:
-        return clip_ids({shard.index: self.dataset.segments(shard.index)}, stride=encoder.stride)[:]
+        segments = {shard.index: self.dataset.segments(shard.index)}
+        return clip_ids(segments, stride=encoder.stride, legacy_segment_check=encoder.legacy_segment_check)[:]
 
     def _latents(self, shard: Shard, encoder: LatentEncoder, ticks: _Ticks) -> None:
         clips = self._clips(shard, encoder)
         shape = encoder.autoencoder.latent_shape(num_frames=len(frame_indices(encoder.frames)), size=encoder.size)
         record = record_type(shape, num_states=CLIP_FRAMES, dtype=encoder.dtype)
-        writer = LatentShardWriter(self.root, shard.index, record=record, multiple=_CLIPS_AT_ONCE)
+        writer = LatentShardWriter(self.root, shard.index, scratch=self.scratch, record=record, multiple=_CLIPS_AT_ONCE)
         try:
             todo = clips[writer.num_written :]
             shown = todo[0].start if todo else shard.num_frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 class InputError(ValueError):
@@ -16,6 +17,14 @@ class UsageError(ValueError):
     """The command line is wrong: an unknown recipe, a path that is not there, a place not writable. Exit status 2."""
 
 
+class Stopped(Exception):
+    """A signal asked the work to end, what was done is kept, and that has been said. Exit status 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
 def require(config: object, **ranges: tuple[float, float]) -> None:
     """Raise `ValueError` unless each named field of `config` is None or within its inclusive range.
 
@@ -26,3 +35,10 @@ def require(config: object, **ranges: tuple[float, float]) -> None:
         if value is not None and not low <= value <= high:
             bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise ValueError(f"{name} must be {bound}, not {value}")
+
+
+def require_revision(config: object, name: str) -> None:
+    """Raise `ValueError` unless the named field of `config` is None or a commit's 40 hexadecimal digits."""
+    value = getattr(config, name)
+    if value is not None and not re.fullmatch(r"[0-9a-f]{40}", value):
+        raise ValueError(f"{name} must be a commit, 40 hexadecimal digits, not {value[:60]!r}")

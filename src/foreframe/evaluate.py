@@ -7,6 +7,7 @@ import math
 import platform
 import shutil
 import subprocess
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 import foreframe
 from foreframe.data.loader import ordered_batches
 from foreframe.errors import UsageError
+from foreframe.files import naming, write_whole
 from foreframe.metrics.interval import Interval, bootstrap, paired_bootstrap
+from foreframe.scores import PREDICTIONS_FOLDER, SCORES_FILE, new_partial, one_evaluation, put_scores
 from foreframe.states import GROUPS, mirrored
 from foreframe.tracks.track import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
     from accelerate import Accelerator
@@ -35,9 +38,7 @@ if TYPE_CHECKING:
     from foreframe.inference.config import InferenceConfig, WrongStates
     from foreframe.tracks.track import Track
 
-SCORES_FILE = "scores.json"
 SCORES_VERSION = 1
-PREDICTIONS_FOLDER = "predictions"
 _CHOSEN = "evenly spaced over the clips that were scored, in order; never by score"
 
 
@@ -53,6 +54,24 @@ _WRONG_STATES: dict[WrongStates, str] = {
 }
 
 
+@contextmanager
+def evaluating(run: Path, accelerator: Accelerator) -> Generator[None, None, None]:
+    """Keep other evaluations out of `run`; of several processes the main one holds the lock, and all are refused."""
+    with ExitStack() as stack:
+        refused: list[str | None] = [None]
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(one_evaluation(run))
+            except UsageError as error:
+                refused = [str(error)]
+            except OSError as error:
+                refused = [f"{error.filename or run}: {error.strerror}"]
+        broadcast_object_list(refused)
+        if refused[0] is not None:
+            raise UsageError(refused[0])
+        yield
+
+
 def evaluate(
     run: Path,
     *,
@@ -64,19 +83,21 @@ def evaluate(
     accelerator: Accelerator,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write `scores.json` and `predictions/` into `run`, each whole, and return the scores' content.
+    """Write `scores.json` and `predictions/` into `run`, both or neither, and return the scores' content.
 
-    `receipt` says what only the caller knows: configuration, data, weights. Clips are shared over processes.
+    It is called within `evaluating`. `receipt` says what only the caller knows: configuration, data, weights. Clips
+    are shared over processes.
     """
     if config.wrong_states and not track.num_observed:
         raise UsageError(f"inference.wrong-states: a model of the {track.kind} track reads no states; leave it out")
     model = model.to(accelerator.device).eval()
     count = len(clips) if config.max_clips is None else min(config.max_clips, len(clips))
     chosen = _evenly(len(clips), count)
-    partial = run / f".{PREDICTIONS_FOLDER}.partial"
+    names = [new_partial(run)]
+    broadcast_object_list(names)
+    partial, kept = names[0], names[0] / PREDICTIONS_FOLDER
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        kept.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
@@ -88,7 +109,7 @@ def evaluate(
         rows: list[dict[str, Any]] = []
         for own in _score(
             track, model, clips, mine,
-            partners=partners, shown=shown, config=config, folder=partial, device=accelerator.device,
+            partners=partners, shown=shown, config=config, folder=kept, device=accelerator.device,
         ):  # fmt: skip
             rows += own
             if progress is not None and accelerator.is_main_process:
@@ -116,12 +137,9 @@ def evaluate(
             "clips": rows,
         }
         if accelerator.is_main_process:
-            written = _write_json(run / SCORES_FILE, content)
-            # Old scores go first: a kill in between leaves no scores rather than another model's.
-            (run / SCORES_FILE).unlink(missing_ok=True)
-            shutil.rmtree(run / PREDICTIONS_FOLDER, ignore_errors=True)
-            partial.rename(run / PREDICTIONS_FOLDER)
-            written.replace(run / SCORES_FILE)
+            scores = json.dumps(content, indent=1, allow_nan=False) + "\n"
+            write_whole(partial / SCORES_FILE, scores.encode())
+            put_scores(run, partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -221,7 +239,7 @@ def _frozen(states: torch.Tensor, num_observed: int) -> torch.Tensor:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, names: Sequence[str], num_resamples: int) -> list[dict[str, Any]]:
-    """Means with bootstrap intervals over recordings, and for each trivial predictor the paired margin to the model.
+    """Means with studentised intervals over recordings, and for each trivial predictor the paired margin to the model.
 
     A margin is model minus predictor on the same clips, resampled together.
     """
@@ -254,14 +272,8 @@ def _evenly(total: int, count: int) -> list[int]:
 def _save_panels(folder: Path, clip: ClipId, panels: Mapping[str, npt.NDArray[np.uint8]], *, fps: float) -> None:
     meta = {**clip._asdict(), "fps": fps, "chosen": _CHOSEN}
     path = folder / f"clip_{clip.shard:03d}_{clip.start:06d}.npz"
-    np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write beside `path`, and return where: it takes one rename to its place."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return partial
+    with naming(path):
+        np.savez_compressed(path, allow_pickle=False, meta=np.array(json.dumps(meta)), **dict(panels))
 
 
 def _environment(accelerator: Accelerator) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ except ImportError:  # Windows: nothing then keeps two processes from working on
     fcntl = None
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
 MAX_JSON_BYTES = 32 << 20
@@ -31,7 +32,12 @@ MAX_JSON_DEPTH = 64
 """Deepest nesting of objects and lists that is read; files written here have six."""
 _LONGEST_NUMBER = 32
 """Characters of a number: 17 digits, sign, point and exponent tell any float64."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = 1024
+"""Largest Git LFS pointer, by its specification."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+POINTER_HINT = "is a Git LFS pointer, not the file it stands for; run `git lfs pull` in that repository"
 
 T = TypeVar("T")
 
@@ -56,6 +62,25 @@ def require_regular(path: Path) -> os.stat_result:
     return facts
 
 
+def require_content(path: Path) -> os.stat_result:
+    """Facts of a regular file; `InputError` also where a Git LFS pointer lies in place of the file it stands for."""
+    facts = require_regular(path)
+    try:
+        if is_pointer(path):
+            raise InputError(f"{path}: {POINTER_HINT}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return facts
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a regular file is a Git LFS pointer, which is what a clone holds until `git lfs pull`."""
+    if not len(_POINTER) < path.stat().st_size <= _POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a regular file's bytes, read in pieces."""
     require_regular(path)
@@ -72,7 +97,7 @@ def read_json(path: Path, *, advice: str = "write it again") -> dict[str, Any]:
     Refused are: what is no regular file, more than `MAX_JSON_BYTES`, nesting below `MAX_JSON_DEPTH`, numbers of more
     digits than any float has or beyond float64, NaN and infinities, and anything but an object.
     """
-    facts = require_regular(path)
+    facts = require_content(path)
     if facts.st_size > MAX_JSON_BYTES:
         raise InputError(f"{path}: has {facts.st_size} bytes, more than any JSON file here; {advice}")
     try:
@@ -87,10 +112,42 @@ def read_json(path: Path, *, advice: str = "write it again") -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-def parse_json(text: bytes | str) -> Any:
-    """What JSON text says; `ValueError` within the same bounds as `read_json`'s, which is for whole files."""
+def parse_json(
+    text: bytes | str,
+    *,
+    objects: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    odd_number: Callable[[str], Any] | None = None,
+) -> Any:
+    """What JSON text says; `ValueError` within the same bounds as `read_json`'s, which is for whole files.
+
+    `objects` makes an object of its pairs, for whoever wants to see a key that is given twice; `odd_number` makes
+    something of a number that is out of bounds, which is otherwise an error.
+    """
+
+    def whole(number: str) -> Any:
+        if len(number) <= _LONGEST_NUMBER:
+            return int(number)
+        return odd(number, f"a number of {len(number)} digits")
+
+    def real(number: str) -> Any:
+        value = float(number)
+        if len(number) <= _LONGEST_NUMBER and math.isfinite(value):
+            return value
+        return odd(number, f"a number too long or too large, {number[:12]}...")
+
+    def odd(number: str, why: str) -> Any:
+        if odd_number is None:
+            raise ValueError(why)
+        return odd_number(number)
+
     try:
-        content = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_no_constant)
+        content = json.loads(
+            text,
+            parse_int=whole,
+            parse_float=real,
+            parse_constant=lambda name: odd(name, f"{name} is no number"),
+            object_pairs_hook=objects,
+        )
     except RecursionError as error:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}") from error
     level, depth = [content], 0
@@ -105,23 +162,6 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(cast("dict[str, Any]", value).values())
     return cast("list[Any]", value) if isinstance(value, list) else []
-
-
-def _integer(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if len(text) > _LONGEST_NUMBER or value in (float("inf"), float("-inf")):
-        raise ValueError(f"a number too long or too large, {text[:12]}...")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 def read_typed(path: Path, kind: type[T], *, advice: str = "write it again") -> T:
@@ -184,47 +224,140 @@ def naming(path: Path) -> Generator[None, None, None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename, so that `path` is never seen half written. Makes the parent folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with naming(path):
-            partial.write_bytes(content)
-            partial.replace(path)
-    except BaseException:
+    """Write `content` beside `path` and rename, so that `path` is never seen half written. Makes the parent folder.
+
+    What a killed process leaves, `.NAME.partial`, is written over by the next call for the same path.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor, held = _own_partial(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.truncate(0)
+                file.write(content)
+                file.flush()
+                if held:  # as long as nobody else may write into it
+                    partial.replace(path)
+            if not held:
+                partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _own_partial(path: Path) -> tuple[Path, int, bool]:
+    """A file beside `path` that no other process writes, its descriptor, and whether closing that gives it free."""
+    partial = path.with_name(f".{path.name}.partial")
+    with suppress(OSError):  # another's file, a link, no locks: a name of its own then
+        descriptor, held = _open_locked(partial, wait=True)
+        if held:
+            return partial, descriptor, True
+        os.close(descriptor)
         partial.unlink(missing_ok=True)
-        raise
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return partial, os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), False
 
 
 # -- locks -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def locked(path: Path, *, taken: str | None = None) -> Generator[None, None, None]:
-    """Hold a lock file until the end of the body or of this process.
+def locked(path: Path, *, taken: str | None = None, waiting: str | None = None) -> Generator[bool, None, None]:
+    """Hold a lock file until the end of the body or of this process; yields whether it is held.
 
-    Where another process holds it: wait if `taken` is None, else raise `UsageError` with that text, in which `{pid}`
-    stands for the other's number. Where the file system offers no locks, this is said once and the work goes on.
+    It is not where the file system, or the system, offers no locks: that is said once and the work goes on, so the
+    body must do nothing then that hurts another process at the same work.
+
+    Args:
+        path: The lock file, made if it is not there; `FileNotFoundError` if its folder is not.
+        taken: Where another process holds it, raise `UsageError` with this text; `{pid}` stands for the other's
+            number. None waits instead.
+        waiting: Said on the error stream before waiting, with the same `{pid}`.
     """
-    if fcntl is None:
-        yield
-        return
-    with path.open("a+") as file:
+    try:
+        descriptor, held = _open_locked(path, wait=taken is None and waiting is None)
+    except BlockingIOError as error:
+        text = (taken or waiting or "").replace("{pid}", _holder(path))
+        if taken is not None:
+            raise UsageError(text) from error
+        print(f"foreframe: {text}", file=sys.stderr)
+        descriptor, held = _open_locked(path, wait=True)
+    _open_locks.add(descriptor)
+    try:
+        if held:
+            with suppress(OSError):  # a full disk: only whoever is refused reads it
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield held
+    finally:
+        if descriptor in _open_locks:  # a forked child has let go of it
+            _open_locks.discard(descriptor)
+            if held and fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a started process has it too
+            os.close(descriptor)
+
+
+_open_locks: set[int] = set()
+"""Descriptors of the lock files that this process has open."""
+
+
+def _forget_locks() -> None:
+    """A forked child has its parent's open files and would hold their locks after the parent was killed."""
+    for descriptor in _open_locks:
+        os.close(descriptor)
+    _open_locks.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def _open_locked(path: Path, *, wait: bool) -> tuple[int, bool]:
+    """Descriptor of the file at `path` and whether it is locked; `BlockingIOError` if another process has it."""
+    # A link could point at any file of whoever runs this, and its content would be lost.
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
-        except BlockingIOError as error:
-            assert taken is not None
-            file.seek(0)
-            holder = re.match(r"\d+", file.read(20))
-            raise UsageError(taken.replace("{pid}", f"pid {holder[0]}" if holder else "pid unknown")) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            _say_no_locks(path)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"{path}: is no regular file; remove it")
+            if not _flock(descriptor, path, wait=wait):
+                return descriptor, False
+            # Who held it before may have removed the file, or given it another name.
+            if _is_still(descriptor, path):
+                return descriptor, True
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, path: Path, *, wait: bool) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _say_no_locks(path)
+        return False
+    return True
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        number = re.match(rb"\d{1,20}", path.read_bytes()[:20])
+    except OSError:
+        number = None
+    return f"pid {number[0].decode()}" if number else "pid unknown"
 
 
 _told: set[str] = set()

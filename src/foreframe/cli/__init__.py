@@ -16,7 +16,7 @@ from foreframe.cli.evaluate import evaluate_command, export_command, report_comm
 from foreframe.cli.faults import out_of_memory, place_of
 from foreframe.cli.output import complain, complain_output, finish_streams, is_output_failure, prepare_streams
 from foreframe.cli.train import demo_command, plan_command, recipes_command, train_command
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +61,8 @@ def _status(arguments: list[str]) -> int:
         # What an option or a file makes wrong is told where it is read. This comes from elsewhere.
         complain(f"{type(error).__name__} in {place_of(error)}: {error}; please report this fault with the command")
         return 1
+    except Stopped as stopped:
+        return 128 + stopped.number
     except KeyboardInterrupt:
         complain("stopped")
         return 130

@@ -1,15 +1,15 @@
 """`foreframe data encode`: raw folders into tokens or latents."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from foreframe.cli.options import from_environment, parse
+from foreframe.cli.options import GivenPermissions, from_environment, parse
 from foreframe.cli.output import progress_bar
 from foreframe.errors import InputError, UsageError
+from foreframe.permissions import NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,20 @@ class EncodeOptions:
     """Latents: which frames of a 77-frame clip are encoded."""
     stride: int = 8
     """Latents: frames from the start of one clip to the next."""
+    legacy_segment_check: bool = False
+    """Latents: list clips as the entry's loader did, without the one that ends just where its recording does."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Latents: precision on disk."""
     on_bad_shard: Literal["raise", "skip"] = "raise"
     """A broken shard: an error, or left out, named, and recorded in `encoding.json`."""
+    permissions: GivenPermissions = NONE
 
 
 def encode_command(arguments: list[str]) -> int:
     """Turn raw folders into tokens or latents; under `torchrun` this process does its share."""
     options = parse(EncodeOptions, arguments, prog="foreframe data encode")
     from foreframe.data.encoding import read_encoding
+    from foreframe.data.folders import remove_leftovers
     from foreframe.data.layout import find_split
     from foreframe.encode import Share, encode_folder, is_encoding_of
     from foreframe.runs import tell_skipped
@@ -58,6 +62,7 @@ def encode_command(arguments: list[str]) -> int:
         encoder = _encoder(options, root)
         out = options.out if root == options.folder else options.out / root.name
         if out.exists() and is_encoding_of(out, root, encoder=encoder, on_bad_shard=options.on_bad_shard):
+            remove_leftovers(out)
             print(f"{out}: is made already")
             continue
         with progress_bar(f"encode {root.name}", "frames") as progress:
@@ -75,26 +80,28 @@ def encode_command(arguments: list[str]) -> int:
 
 def _encoder(options: EncodeOptions, raw: Path) -> Any:
     """What `--encoder` names, ready to use on this process's device."""
-    import torch
-
     from foreframe.encode import LatentEncoder, TokenEncoder, holds_autoencoder, load_autoencoder, load_tokenizer
     from foreframe.models.cosmos import CosmosTokenizer
+    from foreframe.train.processes import local_device
 
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    device = local_device()
     if holds_autoencoder(options.encoder):
         from foreframe.data.raw import RawDataset
 
-        autoencoder, weights = load_autoencoder(options.encoder)
+        autoencoder, weights = load_autoencoder(options.encoder, permissions=options.permissions)
         size = RawDataset(raw, on_bad_shard=options.on_bad_shard).frame_size if options.size is None else options.size
         return LatentEncoder(
-            autoencoder=autoencoder.to(torch.device(device)),
+            autoencoder=autoencoder.to(device),
             weights=weights,
             size=size,
             frames=options.frames,
             stride=options.stride,
+            legacy_segment_check=options.legacy_segment_check,
             dtype=options.dtype,
         )
-    tokenizer, weights = load_tokenizer(options.encoder)
+    tokenizer, weights = load_tokenizer(options.encoder, permissions=options.permissions)
+    if isinstance(tokenizer, CosmosTokenizer):
+        tokenizer.require_trusted(encoder=True)
     # NVIDIA's makes 1X's own grids of 32x32 cells.
     size = (256 if isinstance(tokenizer, CosmosTokenizer) else 128) if options.size is None else options.size
     return TokenEncoder(tokenizer=tokenizer.to(device), weights=weights, size=size)

@@ -3,15 +3,20 @@
 # No `from __future__ import annotations` here: the options of some commands are classes made inside functions, whose
 # annotations can only be resolved where they stand.
 
+import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from tyro.conf import Positional
 
-from foreframe.cli.options import from_environment, parse
+from foreframe.cli.options import GivenPermissions, RunPath, from_environment, parse
 from foreframe.cli.output import progress_bar
 from foreframe.errors import UsageError
+from foreframe.permissions import NONE
+
+_NOT_OF_THE_TRACK = ("run", "data", "inference", "permissions")
+"""Options of `evaluate` beside those that say how a track predicts."""
 
 
 def evaluate_command(arguments: list[str]) -> int:
@@ -28,7 +33,15 @@ def evaluate_command(arguments: list[str]) -> int:
         if not isinstance(track, SamplingConfig):
             fields += [("rollout", type(compression.rollout), compression.rollout)]
         if not isinstance(track, CompressionConfig):
-            names = ("sampler", "ensemble", "decode", "answer", "unchanged_tolerance", "inference_precision")
+            names = (
+                "sampler",
+                "ensemble",
+                "decode",
+                "answer",
+                "unchanged_tolerance",
+                "inference_precision",
+                "legacy_segment_check",
+            )
             types = get_type_hints(SamplingConfig)
             fields += [(name, types[name], getattr(sampling, name)) for name in names]
 
@@ -36,10 +49,11 @@ def evaluate_command(arguments: list[str]) -> int:
         class Options:
             """Score a run's newest checkpoint on held-out clips; writes `scores.json` and `predictions/` into it."""
 
-            run: Positional[Path]
-            """Run folder."""
+            run: Positional[RunPath]
+            """Run folder, or the name of a shipped run."""
             data: Path | None = None
             """Dataset folder, or one that holds `val`; default: beside the run's training data."""
+            permissions: GivenPermissions = NONE
 
         return make_dataclass(
             "Options",
@@ -57,7 +71,7 @@ def evaluate_command(arguments: list[str]) -> int:
         config = load_config(options.run)
         own = config.track
         options = parse(options_with(config.inference, own), arguments, prog="foreframe evaluate")
-    given = {name: value for name, value in vars(options).items() if name not in ("run", "data", "inference")}
+    given = {name: value for name, value in vars(options).items() if name not in _NOT_OF_THE_TRACK}
     from foreframe.runs import evaluate_run
     from foreframe.tables import print_scores
 
@@ -66,6 +80,7 @@ def evaluate_command(arguments: list[str]) -> int:
             options.run,
             data=options.data,
             inference=options.inference,
+            permissions=options.permissions,
             predicting={name: value for name, value in given.items() if value != getattr(own, name, value)},
             progress=progress,
         )
@@ -80,7 +95,7 @@ def evaluate_command(arguments: list[str]) -> int:
 class ReportOptions:
     """Write one self-contained HTML page: scores, curves, clips, receipts."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[RunPath, ...]]
     """Run folders."""
     out: Path = Path("report.html")
     """File to write."""
@@ -102,12 +117,13 @@ def report_command(arguments: list[str]) -> int:
 class ExportOptions:
     """Copy a run with its newest checkpoint, weights in 8 bits and without optimiser state: small enough to pass on."""
 
-    run: Positional[Path]
-    """Run folder."""
+    run: Positional[RunPath]
+    """Run folder, or the name of a shipped run."""
     out: Path
     """Run folder to make."""
-    average_with: tuple[Path, ...] = ()
+    average_with: tuple[RunPath, ...] = ()
     """Other runs of the same model on the same inputs: the copy's weights are the mean of all."""
+    permissions: GivenPermissions = NONE
 
 
 def export_command(arguments: list[str]) -> int:
@@ -115,6 +131,8 @@ def export_command(arguments: list[str]) -> int:
     options = parse(ExportOptions, arguments, prog="foreframe export")
     from foreframe.runs import export_run
 
-    export_run(options.run, options.out, average_with=options.average_with)
+    needed = export_run(options.run, options.out, average_with=options.average_with, permissions=options.permissions)
     print(f"wrote {options.out}")
+    for name in needed:
+        print(f"foreframe: {options.out}: still names {name}; whoever gets it needs that too", file=sys.stderr)
     return 0

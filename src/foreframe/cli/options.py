@@ -5,13 +5,36 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from foreframe.errors import UsageError
+from foreframe.permissions import Permissions
 
 T = TypeVar("T")
+
+GivenPermissions = Annotated[Permissions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
+"""Options `--download` and `--trust-sha256` of every command that may fetch, or run a program."""
+
+
+def _run_path(text: str) -> Path:
+    """A run's folder as it was named. `./NAME` is not the shipped run NAME, though `Path` forgets the dot."""
+    path = Path(text)
+    return path.absolute() if len(path.parts) == 1 and text != path.name else path
+
+
+RunPath = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: _run_path(texts[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
 
 
 def recipe_named(name: str) -> Any:

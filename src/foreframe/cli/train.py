@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import AvoidSubcommands
 
-from foreframe.cli.options import parse, recipe_named
+from foreframe.cli.options import GivenPermissions, parse, recipe_named
+from foreframe.permissions import NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ def demo_command(arguments: list[str]) -> int:
     options = parse(DemoOptions, arguments, prog="foreframe demo")
     from foreframe.demo import demo
 
-    return 0 if demo(options.out, num_steps=options.num_steps) else 130
+    demo(options.out, num_steps=options.num_steps)
+    return 0
 
 
 def plan_command(arguments: list[str]) -> int:
@@ -81,6 +83,7 @@ def train_command(arguments: list[str]) -> int:
 
         out: Path
         """Run folder: new, or one that this command made."""
+        permissions: GivenPermissions = NONE
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
     options = parse(
@@ -91,8 +94,7 @@ def train_command(arguments: list[str]) -> int:
     )
     from foreframe.runs import train_run
 
-    if not train_run(options.out, _with_absolute_paths(options.config)):
-        return 130
+    train_run(options.out, _with_absolute_paths(options.config), permissions=options.permissions)
     print(f"trained {options.out}; now: foreframe evaluate {options.out}")
     return 0
 
@@ -101,9 +103,11 @@ def _with_absolute_paths(config: Any) -> Any:
     """So that the run can be used from any folder."""
     if isinstance(config.data, Path):
         config = replace(config, data=config.data.absolute())
+    from foreframe.models.weights import shipped_runs
+
     for name in ("tokenizer", "start_from", "autoencoder", "prompt"):
         path = getattr(config.track, name, None)
-        if path is not None and Path(path).exists():
+        if path is not None and path not in shipped_runs() and Path(path).exists():
             config = replace(config, track=replace(config.track, **{name: str(Path(path).absolute())}))
     base = getattr(config.track.model, "base", None)
     if base is not None and Path(base).exists():

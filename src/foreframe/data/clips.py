@@ -18,12 +18,14 @@ import numpy.typing as npt
 import torch
 
 from foreframe.batch import Batch, ClipId, to_video
+from foreframe.data.encoding import encoded_fingerprint
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
-from foreframe.data.windows import CLIP_FRAMES
+from foreframe.data.windows import CLIP_FRAMES, CLIP_HZ
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from foreframe.data.layout import Layout
     from foreframe.data.raw import RawDataset
@@ -34,6 +36,18 @@ PAIR_FRAMES = 2 * TOKEN_BLOCK_FRAMES
 """Frames of a context block and the block to predict."""
 PAIR_STATES = 64
 """State rows given with a token clip; they look 30 frames past it (challenge-facts 4.4)."""
+
+
+def require_rate(hz: float, metadata: Path) -> None:
+    """Raise `InputError` unless `hz`, of a dataset's `metadata.json`, is `CLIP_HZ` to one in a hundred, as 29.97 is.
+
+    Frames are counted, not timed: of data at another rate a clip would last another time, and be learnt as if not.
+    """
+    if abs(hz - CLIP_HZ) > 0.01 * CLIP_HZ:
+        raise InputError(
+            f"{metadata}: hz is {hz:g}, but the models' clips are of {CLIP_HZ:g} frames a second, and other rates "
+            f"cannot be used yet; write the data at {CLIP_HZ:g} Hz, or correct hz if that is its rate"
+        )
 
 
 class ClipIndex(Sequence[ClipId]):
@@ -172,6 +186,7 @@ class TokenClips:
     """Pairs of token blocks with the state rows from their first frame on, one clip to an item."""
 
     def __init__(self, dataset: TokenDataset, clips: Sequence[ClipId], *, num_states: int = PAIR_STATES) -> None:
+        require_rate(dataset.layout.hz, dataset.layout.root / "metadata.json")
         self.dataset = dataset
         self.clips = clips
         self.num_states = num_states
@@ -183,6 +198,11 @@ class TokenClips:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
 
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 6, grid, grid) int64; states (1, num_states, 25)."""
@@ -205,6 +225,7 @@ class TokenSamples:
     """The samples of a tokenised test split: one block and its 64 state rows, one sample to an item."""
 
     def __init__(self, dataset: TokenDataset) -> None:
+        require_rate(dataset.layout.hz, dataset.layout.root / "metadata.json")
         self.dataset = dataset
         self.clips = sample_ids(dataset.layout)
 
@@ -215,6 +236,11 @@ class TokenSamples:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.dataset.encoding)
 
     def __getitem__(self, index: int) -> Batch:
         """Tokens (1, 3, grid, grid) int64; states (1, 64, 25), all valid."""
@@ -228,6 +254,7 @@ class VideoSamples:
     """The samples of a raw test split: 17 frames and 77 state rows, one sample to an item."""
 
     def __init__(self, dataset: RawDataset, *, size: int | None = None) -> None:
+        require_rate(dataset.layout.hz, dataset.layout.root / "metadata.json")
         self.dataset = dataset
         self.clips = sample_ids(dataset.layout)
         self.size = size
@@ -239,6 +266,11 @@ class VideoSamples:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, 17, H, W) float32 in [-1, 1]; states (1, 77, 25), all valid."""
@@ -278,6 +310,7 @@ class VideoClips:
         num_states: int = CLIP_FRAMES,
         size: int | None = None,
     ) -> None:
+        require_rate(dataset.layout.hz, dataset.layout.root / "metadata.json")
         self.dataset = dataset
         self.clips = clips
         self.frame_offsets = np.asarray(frame_offsets, dtype=np.int64)
@@ -291,6 +324,11 @@ class VideoClips:
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why."""
         return self.dataset.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return None
 
     def __getitem__(self, index: int) -> Batch:
         """Video (1, 3, T, H, W) float32 in [-1, 1]; states (1, num_states, 25)."""

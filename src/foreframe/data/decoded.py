@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import math
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreframe.data.clips import require_rate
 from foreframe.data.integrity import fingerprint
 from foreframe.data.raw import RawDataset
+from foreframe.files import locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +38,17 @@ class DecodedDataset(RawDataset):
     def __init__(self, root: Path, *, cache: Path, size: int, on_bad_shard: OnBadShard = "raise") -> None:
         """Open the folder, and decode into `cache` what is not there yet; the data's fingerprint names the place."""
         super().__init__(root, on_bad_shard=on_bad_shard)
-        self.check()
+        require_rate(self.layout.hz, root / "metadata.json")  # before hours of decoding, not after
+        self.check(size=size)
         self.size = size
         self._folder = cache / f"frames-{fingerprint(root, on_bad_shard=on_bad_shard)[:12]}-{size}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        for shard in self.layout.shards:
-            self._decode(shard.index, shard.num_frames)
+        missing = [shard for shard in self.layout.shards if not self._is_whole(shard.index, shard.num_frames)]
+        if missing:  # else nothing is written: the folder may be read only
+            with locked(self._folder / ".lock"):  # another process may want the same
+                for shard in missing:
+                    if not self._is_whole(shard.index, shard.num_frames):
+                        self._make(shard.index, shard.num_frames)
 
     def frames(
         self, shard: int, indices: Sequence[int] | npt.NDArray[np.integer[Any]], *, size: int | None = None
@@ -49,14 +61,50 @@ class DecodedDataset(RawDataset):
     def _path(self, shard: int) -> Path:
         return self._folder / f"shard_{shard}.npy"
 
-    def _decode(self, shard: int, num_frames: int) -> None:
-        if self._path(shard).is_file():
-            return
+    def _is_whole(self, shard: int, num_frames: int) -> bool:
+        path = self._path(shard)
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")
+        except (FileNotFoundError, ValueError, EOFError):  # missing, cut, emptied, or something else
+            return False
+        is_all = frames.shape == (num_frames, self.size, self.size, 3) and frames.dtype == np.uint8
+        return is_all and path.stat().st_size == frames.offset + frames.nbytes
+
+    def _make(self, shard: int, num_frames: int) -> None:
+        """Decode a shard whose file is missing, or not whole, which is said."""
+        path, shape = self._path(shard), (num_frames, self.size, self.size, 3)
+        if path.exists():
+            size = path.stat().st_size
+            print(f"foreframe: {path}: is not whole ({size} bytes); it is made again", file=sys.stderr)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        length = len(header.getvalue()) + math.prod(shape)
         partial = self._folder / f".shard_{shard}.partial"
-        shape = (num_frames, self.size, self.size, 3)
-        frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        for first in range(0, num_frames, _AT_ONCE):
-            some = range(first, min(first + _AT_ONCE, num_frames))
-            frames[some.start : some.stop] = super().frames(shard, some, size=self.size)
-        frames.flush()
-        partial.replace(self._path(shard))
+        try:
+            with partial.open("wb") as file:
+                # Before hours of decoding, and never as a hole in the file: a map of one dies where the disk is full.
+                _reserve(file.fileno(), length)
+                file.write(header.getvalue())
+                for first in range(0, num_frames, _AT_ONCE):
+                    some = range(first, min(first + _AT_ONCE, num_frames))
+                    file.write(super().frames(shard, some, size=self.size).data)
+            partial.replace(path)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno, f"{os.strerror(error.errno)}: it takes {length / 1e6:.1f} MB; make room there", str(path)
+            ) from error
+
+
+def _reserve(file: int, length: int) -> None:
+    """Take the room of a file before it is written, where the file system can."""
+    reserve = getattr(os, "posix_fallocate", None)  # macOS has none
+    if reserve is None:
+        return
+    try:
+        reserve(file, 0, length)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise

@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw
 
 from foreframe.data.clips import clip_ids, sample_ids, token_pair_ids
 from foreframe.data.encoding import read_encoding
+from foreframe.data.integrity import check_types
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, find_layout
+from foreframe.data.places import require_folder
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.data.windows import CLIP_FRAMES
@@ -33,12 +35,18 @@ NEAR_STATIC_DB = 30.0
 
 def describe(root: Path, *, on_bad_shard: OnBadShard = "raise") -> dict[str, Any]:
     """Facts by name, JSON-ready: layout, length, recordings, frame or grid size, and how many clips can be cut."""
-    encoding = read_encoding(root) if root.is_dir() else None
+    require_folder(root)
+    encoding = read_encoding(root)
     if encoding is not None and encoding.get("kind") == "latents":
         return _describe_latents(root, encoding)
     layout = find_layout(root, on_bad_shard=on_bad_shard)
     dataset = (RawDataset if layout.kind == "raw" else TokenDataset)(root, on_bad_shard=on_bad_shard)
     layout = dataset.layout
+    if isinstance(dataset, TokenDataset):
+        dataset.check_types()
+    else:
+        for shard in layout.shards:
+            check_types(shard)
     facts: dict[str, Any] = {
         "folder": str(root),
         "kind": layout.kind,
@@ -87,6 +95,7 @@ def _describe_latents(root: Path, encoding: dict[str, Any]) -> dict[str, Any]:
         "dtype": encoding["dtype"],
         "frame_indices": encoding["frame_indices"],
         "clip_stride": encoding["clip_stride"],
+        "legacy_segment_check": encoding["legacy_segment_check"],
         "skipped": encoding["skipped"],
     }
 

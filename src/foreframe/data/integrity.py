@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreframe.data import hints
 from foreframe.data.layout import FETCH_AGAIN, find_layout
+from foreframe.data.places import is_there
 from foreframe.errors import InputError
+from foreframe.files import require_content
 from foreframe.states import CHANNEL_NAMES, NUM_CHANNELS
 
 if TYPE_CHECKING:
@@ -18,8 +21,20 @@ if TYPE_CHECKING:
     from foreframe.data.layout import Layout, OnBadShard, Shard
 
 
+def check_types(shard: Shard) -> None:
+    """Raise `InputError` if states or segment ids make sense only in another byte order, or ids only as floats.
+
+    The first numbers of each file tell, so that this is quick.
+    """
+    if hints.swapped_states(hints.open_array(shard.states, "<f4", shard.num_rows * NUM_CHANNELS)):
+        raise InputError(f"{shard.states}: {hints.SWAPPED}")
+    if shard.num_samples is None and (fault := hints.integers_fault(shard.open_segments())):
+        raise InputError(f"{shard.segments}: {fault}")
+
+
 def check_rows(shard: Shard) -> None:
     """Raise `InputError` naming the file and row if a state is not finite or a segment id is out of order."""
+    check_types(shard)
     states = shard.open_states()
     finite = np.isfinite(states)
     if not finite.all():
@@ -60,9 +75,10 @@ def fingerprint(root: Path, *, on_bad_shard: OnBadShard = "raise") -> str:
     for shard in layout.shards:
         paths += [shard.metadata, shard.states, shard.segments, shard.video]
     for path in paths:
-        if not path.is_file():  # a test split has no segments and may have no metadata
+        if not is_there(path):  # a test split has no segments and may have no metadata
             continue
-        digest.update(f"{path.relative_to(layout.root).as_posix()} {path.stat().st_size}\n".encode())
+        size = require_content(path).st_size
+        digest.update(f"{path.relative_to(layout.root).as_posix()} {size}\n".encode())
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)

@@ -1,7 +1,8 @@
 """Latents of clips on disk: each clip's address, states and latents in one record, so that they cannot part.
 
     latents/
-    ├── encoding.json    which frames of which data, by which weights, in which precision; the records' shape
+    ├── encoding.json    which frames of which data, by which weights, in which precision; the records' shape; hashes
+    ├── metadata.json    as in 1X's folders, of the video
     └── clips_{i}.bin    one record after the other, for the clips of shard i in order
 
 A record is `shard`, `start` and `segment`, int64 each, `states` float32 (77, 25), `states_valid` uint8 (77,) and
@@ -17,9 +18,12 @@ import numpy as np
 import torch
 
 from foreframe.batch import Batch
-from foreframe.data.clips import ClipIndex
-from foreframe.data.encoding import require_encoding
+from foreframe.data.clips import ClipIndex, require_rate
+from foreframe.data.encoding import encoded_fingerprint, require_encoding
+from foreframe.data.layout import read_hz
+from foreframe.data.places import is_there
 from foreframe.errors import InputError
+from foreframe.files import naming, require_regular
 from foreframe.states import NUM_CHANNELS
 
 if TYPE_CHECKING:
@@ -57,19 +61,20 @@ def shard_file(root: Path, shard: int) -> Path:
 
 
 class LatentShardWriter:
-    """Append the records of one shard to a hidden file, which gets its name when it is whole.
+    """Append the records of one shard to a file in `scratch`, which gets its name in `root` when it is whole.
 
     What an earlier process had written is kept: `num_written` records, a multiple of `multiple`, are there already.
     """
 
-    def __init__(self, root: Path, shard: int, *, record: np.dtype[np.void], multiple: int) -> None:
+    def __init__(self, root: Path, shard: int, *, scratch: Path, record: np.dtype[np.void], multiple: int) -> None:
         self._path = shard_file(root, shard)
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._partial = scratch / f".{self._path.name}.partial"
         self._record = record
         self._file = self._partial.open("ab")
         whole = self._partial.stat().st_size // record.itemsize
         self.num_written: int = whole - whole % multiple
-        self._file.truncate(self.num_written * record.itemsize)
+        with naming(self._partial):
+            self._file.truncate(self.num_written * record.itemsize)
 
     def append(self, batch: Batch, latents: torch.Tensor, *, dtype: LatentDtype) -> None:
         """Write the clips of `batch` with their latents (B, C, F, h, w)."""
@@ -81,18 +86,21 @@ class LatentShardWriter:
         records["states_valid"] = batch.states_valid.numpy()
         stored = latents.cpu().to(_TORCH[dtype])
         records["latents"] = (stored.view(torch.int16) if dtype == "bfloat16" else stored).numpy()
-        self._file.write(records.tobytes())
-        self._file.flush()
+        with naming(self._partial):
+            self._file.write(records.tobytes())
+            self._file.flush()
 
     def finish(self) -> None:
         """Give the file its name."""
-        os.fsync(self._file.fileno())
+        with naming(self._partial):
+            os.fsync(self._file.fileno())
         self.close()
         self._partial.replace(self._path)
 
     def close(self) -> None:
         """Stop here; what is written stays for the next attempt."""
-        self._file.close()
+        with naming(self._partial):
+            self._file.close()
 
 
 class LatentClips:
@@ -101,6 +109,8 @@ class LatentClips:
     def __init__(self, root: Path, *, expected: Mapping[str, object]) -> None:
         """Open the folder; `InputError` unless its `encoding.json` agrees with every fact in `expected`."""
         self.encoding = require_encoding(root, {"kind": "latents", **expected})
+        if is_there(metadata := root / "metadata.json"):
+            require_rate(read_hz(metadata), metadata)
         self.root = root
         self.dtype: LatentDtype = self.encoding["dtype"]
         self._record = record_type(
@@ -123,6 +133,11 @@ class LatentClips:
         """Shards that were left out when the latents were made, and why."""
         return {int(shard): reason for shard, reason in self.encoding["skipped"].items()}
 
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """See `ClipDataset`."""
+        return encoded_fingerprint(self.encoding)
+
     def __len__(self) -> int:
         return len(self.clips)
 
@@ -142,7 +157,7 @@ class LatentClips:
 
     def _records(self, shard: int, count: int | None = None) -> npt.NDArray[np.void]:
         path = shard_file(self.root, shard)
-        if count is not None and (not path.is_file() or path.stat().st_size != count * self._record.itemsize):
+        if count is not None and require_regular(path).st_size != count * self._record.itemsize:
             raise InputError(f"{path}: is not {count} records of {self._record.itemsize} bytes; encode the video again")
         if count == 0:
             return np.empty(0, dtype=self._record)

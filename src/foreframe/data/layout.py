@@ -25,19 +25,34 @@ them: their number follows from the sizes (challenge-facts 1.3). Samples are cou
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foreframe.errors import InputError, UsageError
+from foreframe.data import hints
+from foreframe.data.places import (
+    FETCH_AGAIN,
+    SEGMENTS_FOLDERS,
+    STATES_FOLDERS,
+    SUFFIXES,
+    Places,
+    holds,
+    is_dataset,
+    is_there,
+    is_undescribed_test,
+    kind_and_style,
+    not_a_dataset,
+    require_folder,
+    visible,
+)
+from foreframe.errors import InputError
+from foreframe.files import read_json, require_content, shortened
 from foreframe.states import NUM_CHANNELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -57,13 +72,8 @@ TOKEN_SAMPLE_STATES = 64
 RAW_SAMPLE_STATES = 77
 """State rows of a sample in the raw test split: 17 seen frames and 60 to come (challenge-facts 2.1; *assumed*)."""
 
-_SUFFIXES: dict[Kind, str] = {"raw": "mp4", "tokens": "bin"}
-_STATES_FOLDERS = ("robot_states", "states")
-_SEGMENTS_FOLDERS = ("segment_indices", "segment_idx")
 _MOST_MISSING = 10_000
 """Shards that may be missing before metadata.json is what must be wrong."""
-FETCH_AGAIN = "fetch the file again, or write the data set again"
-"""What to do about a broken file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +171,13 @@ def shard_files(
     *,
     kind: Kind,
     style: Style,
-    states_folder: str = _STATES_FOLDERS[0],
-    segments_folder: str = _SEGMENTS_FOLDERS[0],
+    states_folder: str = STATES_FOLDERS[0],
+    segments_folder: str = SEGMENTS_FOLDERS[0],
 ) -> ShardFiles:
     """Where the files of shard `index` lie; with 1X's own folder names unless told otherwise."""
     nested = style == "subfolders"
     return ShardFiles(
-        video=(root / "videos" if nested else root) / f"video_{index}.{_SUFFIXES[kind]}",
+        video=(root / "videos" if nested else root) / f"video_{index}.{SUFFIXES[kind]}",
         states=(root / states_folder if nested else root) / f"states_{index}.bin",
         segments=(root / segments_folder if nested else root) / f"segment_idx_{index}.bin",
         metadata=(root / "metadata" if nested else root) / f"metadata_{index}.json",
@@ -178,31 +188,37 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
     """Find and check the files of the dataset folder `root`, by their names and sizes; nothing large is read.
 
     Raises `UsageError` if there is no such folder, `InputError` naming the file and the remedy if it is not whole.
-    With `on_bad_shard="skip"` a shard that is not whole is left out and told in `skipped`.
+    With `on_bad_shard="skip"` a shard that is not whole is left out and told in `skipped`, as are files of shards that
+    `metadata.json` does not count.
     """
-    _require_folder(root)
+    top = require_folder(root)
     path = root / "metadata.json"
-    described = path.is_file()
-    if not described and not _is_undescribed_test(root):
-        raise InputError(_not_a_dataset(root))
-    kind, style = _kind_and_style(root)
-    num_videos = sum(1 for _ in _videos(root, kind, style))
-    num_states = sum(1 for pattern in ("states_*.bin", "*states/states_*.bin") for _ in root.glob(pattern))
-    hz, num_shards, num_images = _read_metadata(path) if described else (30.0, max(num_videos, num_states), None)
+    described = path in top
+    if not described and not is_undescribed_test(root):
+        raise InputError(not_a_dataset(root))
+    kind, style = kind_and_style(root)
+    folders = Places.find(root, style)
+    present = folders.present()
+    num_videos = len(hints.numbered(folders.names["video"], "video"))
+    hz, num_shards, num_images = _read_metadata(path) if described else (30.0, max(len(present), 1), None)
     if num_shards > num_videos + _MOST_MISSING:
         raise InputError(f"{path}: num_shards is {num_shards} but there are {num_videos} videos; {FETCH_AGAIN}")
-    states_folder = _existing_folder(root, _STATES_FOLDERS) if style == "subfolders" else ""
-    contents, segments_folder = _contents(root, style)
-    files = [
-        shard_files(root, index, kind=kind, style=style, states_folder=states_folder, segments_folder=segments_folder)
-        for index in range(num_shards)
-    ]
+    if fault := hints.numbering_fault(sorted(present), num_shards):
+        raise InputError(f"{root}: {fault}")
     shards: list[Shard] = []
     bad: dict[int, str] = {}
+    if fault := hints.uncounted_fault(present, num_shards):
+        if on_bad_shard == "raise":
+            raise InputError(f"{path}: {fault}")
+        bad = {number: f"{path}: {fault}" for number in present if number >= num_shards}
+    uncounted = frozenset(bad)
     grid: int | None = None
-    for index, one in enumerate(files):
+    for index in range(num_shards):
+        one = shard_files(
+            root, index, kind=kind, style=style, states_folder=folders.states, segments_folder=folders.segments
+        )
         try:
-            if contents == "samples":
+            if folders.contents == "samples":
                 shard = _check_samples(one, index, kind=kind, num_shards=num_shards, described=described)
             else:
                 shard = _check_shard(one, index, num_shards)
@@ -215,7 +231,7 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
             bad[index] = str(error)
     total = sum(shard.num_frames for shard in shards)
     # What num_images counts in a test split is not known.
-    if contents == "recordings" and not bad and num_images is not None and total != num_images:
+    if folders.contents == "recordings" and bad.keys() == uncounted and num_images is not None and total != num_images:
         raise InputError(
             f"{path}: num_images is {num_images} but the {num_shards} shards have {total} frames; {FETCH_AGAIN}"
         )
@@ -223,7 +239,7 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
         root=root,
         kind=kind,
         style=style,
-        contents=contents,
+        contents=folders.contents,
         hz=hz,
         num_images=total,
         grid=grid,
@@ -233,15 +249,25 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
     return layout.without(bad) if bad else layout
 
 
-def _read_metadata(path: Path) -> tuple[float, int, int]:
-    """hz, num_shards and num_images of `metadata.json`."""
-    metadata = _read_json(path)
-    num_shards = _whole_number(metadata, "num_shards", path, least=1)
-    num_images = _whole_number(metadata, "num_images", path, least=1)
+def read_hz(path: Path) -> float:
+    """Frames per second by a `metadata.json`."""
+    return _hz(read_json(path, advice=FETCH_AGAIN), path)
+
+
+def _hz(metadata: dict[str, Any], path: Path) -> float:
     hz = metadata.get("hz")
     if isinstance(hz, bool) or not isinstance(hz, (int, float)) or not 0 < hz < 1e4:
-        raise InputError(f"{path}: hz is {hz!r}, expected frames per second such as 30")
-    return float(hz), num_shards, num_images
+        said = f"is {shortened(repr(hz), 60)}" if "hz" in metadata else "is missing"
+        raise InputError(f"{path}: hz {said}, expected frames per second such as 30")
+    return float(hz)
+
+
+def _read_metadata(path: Path) -> tuple[float, int, int]:
+    """hz, num_shards and num_images of `metadata.json`."""
+    metadata = read_json(path, advice=FETCH_AGAIN)
+    num_shards = _whole_number(metadata, "num_shards", path, least=1)
+    num_images = _whole_number(metadata, "num_images", path, least=1)
+    return _hz(metadata, path), num_shards, num_images
 
 
 def find_split(root: Path, split: Split, *, kind: Kind | None = None) -> Path | None:
@@ -251,102 +277,34 @@ def find_split(root: Path, split: Split, *, kind: Kind | None = None) -> Path | 
     chooses between raw and tokens where both are there. A `root` that is itself a dataset is returned for any split,
     since its name says nothing: a caller that wants two splits must see whether it was given the same folder twice.
     """
-    _require_folder(root)
-    if _is_dataset(root):
+    top = require_folder(root)
+    if is_dataset(root):
         return root
     named = re.compile(rf"{split}([_.-].*)?")
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and named.fullmatch(path.name)]
+    folders = [path for path in top if named.fullmatch(path.name) and path.is_dir()]
     # A folder like `train_logs` may lie beside the data.
-    folders = [path for path in folders if _is_dataset(path)] or folders
+    folders = [path for path in folders if is_dataset(path)] or folders
     if kind is not None and len(folders) > 1:
-        folders = [path for path in folders if _holds(path, kind)] or folders
+        folders = [path for path in folders if holds(path, kind)] or folders
     if len(folders) > 1:
         names = ", ".join(path.name for path in folders)
         raise InputError(f"{root}: holds more than one {split} folder ({names}); name the one you mean")
     return folders[0] if folders else None
 
 
-def _require_folder(root: Path) -> None:
-    if not root.exists():
-        raise UsageError(f"{root}: does not exist; name a dataset folder")
-    if not root.is_dir():
-        raise UsageError(f"{root}: is a file; name the dataset folder that holds metadata.json")
-
-
-def _not_a_dataset(root: Path) -> str:
-    if not any(root.iterdir()):
-        return f"{root}: is an empty folder, with no metadata.json; name a dataset folder in 1X's v2.0 layout"
-    inside = [path.parent.name for path in sorted(root.glob("*/metadata.json"))]
-    if inside:
-        return f"{root}: has no metadata.json, but folders in it have: {', '.join(inside[:5])}; name one of them"
-    return f"{root}: has no metadata.json; name a dataset folder in 1X's v2.0 layout, or fetch that file"
-
-
-def _is_dataset(path: Path) -> bool:
-    return (path / "metadata.json").is_file() or _is_undescribed_test(path)
-
-
-def _is_undescribed_test(root: Path) -> bool:
-    """Videos and states without `metadata.json` and segments: all that is known of 1X's test splits."""
-    if (root / "metadata.json").exists() or any(root.glob("segment_*")):
-        return False
-    videos = any(_holds(root, kind) for kind in _SUFFIXES)
-    return videos and any(any(root.glob(pattern)) for pattern in ("states_*.bin", "*states/states_*.bin"))
-
-
-def _videos(root: Path, kind: Kind, style: Style) -> Iterator[Path]:
-    return (root / "videos" if style == "subfolders" else root).glob(f"video_*.{_SUFFIXES[kind]}")
-
-
-def _holds(path: Path, kind: Kind) -> bool:
-    return any(_videos(path, kind, "flat")) or any(_videos(path, kind, "subfolders"))
-
-
-def _kind_and_style(root: Path) -> tuple[Kind, Style]:
-    found: list[tuple[Kind, Style]] = []
-    styles: tuple[Style, ...] = ("subfolders", "flat")
-    for style in styles:
-        for kind in _SUFFIXES:
-            if any(_videos(root, kind, style)):
-                found.append((kind, style))
-    if len(found) > 1:
-        what = ", ".join(f"{kind} in {style}" for kind, style in found)
-        raise InputError(f"{root}: holds videos in more than one way ({what}); keep one data set to a folder")
-    if not found:
-        raise InputError(f"{root}: holds no video_0.mp4 or video_0.bin, nor does videos/ in it; fetch the videos")
-    return found[0]
-
-
-def _existing_folder(root: Path, names: tuple[str, ...]) -> str:
-    found = [name for name in names if (root / name).is_dir()]
-    if not found:
-        raise InputError(f"{root / names[0]}: is missing (nor is there {names[1]}/); {FETCH_AGAIN}")
-    if len(found) > 1:
-        raise InputError(f"{root}: holds both {names[0]}/ and {names[1]}/; keep the one that belongs to the videos")
-    return found[0]
-
-
-def _contents(root: Path, style: Style) -> tuple[Contents, str]:
-    """Whether the folder holds recordings or a test split's samples, and the folder of its segment files."""
-    nested = style == "subfolders"
-    folders = [name for name in _SEGMENTS_FOLDERS if (root / name).is_dir()] if nested else []
-    places = folders if nested else [""]
-    if any(any((root / folder).glob("segment_idx_*.bin")) for folder in places):
-        return "recordings", _existing_folder(root, _SEGMENTS_FOLDERS) if nested else ""
-    return "samples", folders[0] if folders else _SEGMENTS_FOLDERS[0]
+# -- shards ----------------------------------------------------------------------------------------------------------
 
 
 def _check_samples(files: ShardFiles, index: int, *, kind: Kind, num_shards: int, described: bool) -> Shard:
     """A shard of a test split; what is not one but has lost its segment file is told apart by its sizes."""
     for path in (files.video, files.states):
-        if not path.is_file():
-            raise InputError(f"{path}: is missing though there are {num_shards} shards; {FETCH_AGAIN}")
+        _require_file(path, f"though there are {num_shards} shards; {FETCH_AGAIN}")
     rows_each = TOKEN_SAMPLE_STATES if kind == "tokens" else RAW_SAMPLE_STATES
     size = files.states.stat().st_size
     num_rows, rest = divmod(size, NUM_CHANNELS * 4)
     num_samples = num_rows // rows_each
     stated: int | None = None
-    if described or files.metadata.is_file():
+    if described or is_there(files.metadata):
         metadata = _shard_metadata(files, index, num_shards)
         stated = _whole_number(metadata, "shard_num_frames", files.metadata, least=1)
     fits = rest == 0 and num_rows == num_samples * rows_each and num_samples > 0
@@ -359,6 +317,11 @@ def _check_samples(files: ShardFiles, index: int, *, kind: Kind, num_shards: int
         doubtful = as_recordings is not None and 32 in (as_samples, as_recordings)
         fits = as_samples is not None and (as_samples == 32 if doubtful else num_rows != stated)
     if not fits:
+        blocks, over = divmod(files.video.stat().st_size, TOKEN_BLOCK_GRIDS * 32 * 32 * 4)
+        if kind == "tokens" and not over and hints.is_other_robot(files.states, size, blocks * rows_each):
+            hint = hints.states_hint(files.states, size, blocks * rows_each, advice=FETCH_AGAIN)
+            raise InputError(f"{files.states}: {hint}")
+        _require_known_name(files.segments)
         raise InputError(
             f"{files.segments}: is missing, and {files.states.name} ({size} bytes) beside {files.video.name} is no "
             f"test split of {rows_each} state rows a sample; {FETCH_AGAIN}"
@@ -376,32 +339,59 @@ def _check_samples(files: ShardFiles, index: int, *, kind: Kind, num_shards: int
 
 
 def _shard_metadata(files: ShardFiles, index: int, num_shards: int) -> dict[str, Any]:
-    _require_file(files.metadata, num_shards)
-    metadata = _read_json(files.metadata)
+    _require_counted(files.metadata, num_shards)
+    metadata = read_json(files.metadata, advice=FETCH_AGAIN)
     number = _whole_number(metadata, "shard_ind", files.metadata, least=0)
     if number != index:
         raise InputError(
-            f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; {FETCH_AGAIN}"
+            f"{files.metadata}: shard_ind is {number}, expected {index} as in the file's name; correct it, or "
+            f"{FETCH_AGAIN}"
         )
     return metadata
 
 
-def _require_file(path: Path, num_shards: int) -> None:
-    if not path.is_file():
+def _require_counted(path: Path, num_shards: int) -> None:
+    _require_file(
+        path,
+        f"though metadata.json counts {num_shards} shards; fetch it, or number the shards you have from 0 and set "
+        "num_shards and num_images in metadata.json to them",
+    )
+
+
+def _require_file(path: Path, advice: str) -> None:
+    """Raise `InputError` unless a file with content of its own lies there."""
+    if not is_there(path):
+        _require_known_name(path)
+        raise InputError(f"{path}: is missing {advice}")
+    require_content(path)
+
+
+def _require_known_name(path: Path) -> None:
+    """Raise `InputError` if a file lies beside `path` that it may have been meant to be."""
+    other = hints.other_name((one.name for one in visible(path.parent)), path.name)
+    if other is not None:
         raise InputError(
-            f"{path}: is missing though metadata.json counts {num_shards} shards; fetch it, or set num_shards and"
-            " num_images in metadata.json to the shards you have"
+            f"{path}: is missing, but {other} lies there; if that is it, rename it, and other shards' alike"
         )
 
 
 def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:
     metadata = _shard_metadata(files, index, num_shards)
     for path in (files.video, files.states, files.segments):
-        _require_file(path, num_shards)
+        _require_counted(path, num_shards)
     num_frames = _whole_number(metadata, "shard_num_frames", files.metadata, least=1)
-    for path, expected in ((files.states, num_frames * NUM_CHANNELS * 4), (files.segments, num_frames * 4)):
-        if (size := path.stat().st_size) != expected:
-            raise InputError(f"{path}: has {size} bytes, expected {expected} for {num_frames} frames; {FETCH_AGAIN}")
+    ids_type = hints.integers_type(files.segments, files.segments.stat().st_size, num_frames)
+    size, expected = files.states.stat().st_size, num_frames * NUM_CHANNELS * 4
+    if size != expected:
+        # Only where another file has as many rows is it the states' rows that are of another kind.
+        sure = ids_type != "<i4" or files.segments.stat().st_size == num_frames * 4
+        hint = hints.states_hint(files.states, size, num_frames, advice=FETCH_AGAIN) if sure else FETCH_AGAIN
+        raise InputError(f"{files.states}: has {size} bytes, expected {expected} for {num_frames} frames; {hint}")
+    if (size := files.segments.stat().st_size) != num_frames * 4:
+        raise InputError(
+            f"{files.segments}: has {size} bytes, expected {num_frames * 4} for {num_frames} frames; "
+            f"{hints.integers_hint(ids_type) or FETCH_AGAIN}"
+        )
     if files.video.stat().st_size == 0:
         raise InputError(f"{files.video}: is an empty file; {FETCH_AGAIN}")
     return Shard(
@@ -428,24 +418,16 @@ def _token_grid(shard: Shard, grid: int | None) -> int:
     if side is None or side != (grid or side):
         size, cells = shard.video.stat().st_size, shard.num_blocks * TOKEN_BLOCK_GRIDS * 4
         expected = f"{cells} times {'a square' if grid is None else grid * grid}"
+        hint = hints.tokens_hint(shard.video, size, shard.num_frames, grid=grid, block_frames=TOKEN_BLOCK_FRAMES)
         raise InputError(
-            f"{shard.video}: has {size} bytes, expected {expected} for {shard.num_frames} frames; {FETCH_AGAIN}"
+            f"{shard.video}: has {size} bytes, expected {expected} for {shard.num_frames} frames; {hint or FETCH_AGAIN}"
         )
     return side
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {FETCH_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; {FETCH_AGAIN}")
-    return cast("dict[str, Any]", content)
 
 
 def _whole_number(metadata: dict[str, Any], key: str, path: Path, *, least: int) -> int:
     value = metadata.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{path}: {key} is {value!r}, expected a whole number of at least {least}; {FETCH_AGAIN}")
+        said = f"is {shortened(repr(value), 60)}" if key in metadata else "is missing"
+        raise InputError(f"{path}: {key} {said}, expected a whole number of at least {least}; {FETCH_AGAIN}")
     return value

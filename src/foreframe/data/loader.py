@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from foreframe.batch import Batch, collate
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from foreframe.batch import ClipId
 
@@ -30,6 +31,11 @@ class ClipDataset(Protocol):
     @property
     def skipped(self) -> Mapping[int, str]:
         """Shards left out because they are broken, and why: empty unless that was asked for."""
+        ...
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        """Which tokens or latents these are, to the bit; None for video, and for tokens that were not made here."""
         ...
 
     def __len__(self) -> int: ...
@@ -86,14 +92,32 @@ class _MicroBatches(Sampler[list[int]]):
                 yield mine[first : first + self.micro_batch_size].tolist()
 
 
-class _AsTorch(Dataset[Batch]):
+class _Readings(Dataset[Any]):
+    """Whole micro-batches, or what went wrong with one, as a value: an exception that leaves a worker becomes text."""
+
     def __init__(self, clips: ClipDataset) -> None:
         self.clips = clips
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.clips[index]
+    def __getitems__(self, indices: list[int]) -> Batch | Exception:
+        try:
+            return collate([self.clips[index] for index in indices])
+        except (ValueError, OSError, EOFError, MemoryError) as error:
+            return _told_anywhere(error)
 
 
+def _told_anywhere(error: Exception) -> Exception:
+    """The same error in a form that survives the way from one process to another."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, None if error.filename is None else str(error.filename))
+    kind = next((kind for kind in (UsageError, MemoryError) if isinstance(error, kind)), InputError)
+    return kind(str(error))
+
+
+def _as_it_is(reading: Batch | Exception) -> Batch | Exception:
+    return reading
+
+
+@contextmanager
 def training_batches(
     clips: ClipDataset,
     schedule: BatchSchedule,
@@ -103,27 +127,69 @@ def training_batches(
     num_workers: int = 0,
     rank: int = 0,
     num_processes: int = 1,
-) -> Iterable[Batch]:
+) -> Generator[Iterator[Batch], None, None]:
     """Micro-batches of the given steps, in order, for one of `num_processes` processes.
 
-    The processes' shares of a step are disjoint and make up the whole step, whatever their number.
+    The processes' shares of a step are disjoint and make up the whole step, whatever their number. What cannot be read
+    is the same error with workers and without, at the same step; whichever way the body ends, so do the workers. One
+    that dies is an `InputError`.
     """
     sampler = _MicroBatches(
         schedule, steps=steps, micro_batch_size=micro_batch_size, rank=rank, num_processes=num_processes
     )
-    return DataLoader(
-        _AsTorch(clips),
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        worker_init_fn=_leave_signals_to_the_parent,
+    readings = iter(
+        DataLoader(
+            _Readings(clips),
+            batch_sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
     )
+    try:
+        yield _raised(readings)
+    except RuntimeError as error:
+        # Torch says so wherever the process happens to be when a worker ends.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition(". ")[0].removeprefix("DataLoader ").rstrip(". ")
+        raise InputError(
+            f"a reader process has died ({reason}), as when memory runs out; the same command goes on from the last "
+            f"checkpoint, --train.num-workers {num_workers - 1} needs less memory"
+        ) from error
+    finally:
+        if num_workers:
+            _end_workers(readings)
+
+
+def _raised(readings: Iterator[Batch | Exception]) -> Iterator[Batch]:
+    for reading in readings:
+        if isinstance(reading, Exception):
+            raise reading
+        yield reading
+
+
+def _end_workers(readings: Any) -> None:
+    """End a loader's processes: by torch's own way, and where one does not hear that within seconds, at once.
+
+    Without it an error would keep the process for ever: at its exit it waits for workers, which ignore SIGTERM.
+    """
+    try:
+        readings._shutdown_workers()
+    finally:
+        for worker in readings._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the parent still needs its readers for the step it finishes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C or a hang-up reaches every process of the terminal, and a scheduler's signals every process of a job.
+
+    The parent still needs its readers for the step that it finishes, and ends them itself.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if name in signal.Signals.__members__:  # Windows has not all of them
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
 
 
 def ordered_batches(clips: ClipDataset, indices: Sequence[int], *, batch_size: int) -> Iterator[Batch]:

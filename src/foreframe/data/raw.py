@@ -6,6 +6,8 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from foreframe.data.film import film_size
+from foreframe.data.frame_size import check_frame_size
 from foreframe.data.integrity import check_rows, without_broken
 from foreframe.data.layout import find_layout
 from foreframe.data.video import VideoIndex, VideoReader
@@ -52,10 +54,20 @@ class RawDataset:
         """Shards left out, and why."""
         return self.layout.skipped
 
-    def check(self) -> None:
-        """Read every state row and segment id; `InputError` on the first that is broken."""
+    def check(self, *, size: int | None = None) -> None:
+        """Read every state row and segment id; `InputError` on the first that is broken.
+
+        With `size`, also open every video and see that its frames can be read at that size.
+        """
         for shard in self.layout.shards:
             check_rows(shard)
+        if size is not None:
+            self.check_size(size)
+
+    def check_size(self, size: int) -> None:
+        """Open every video; `InputError` on the first whose frames cannot be read at that size."""
+        for shard in self.layout.shards:
+            check_frame_size(shard.video, *film_size(shard.video), size=size)
 
     def states(self, shard: int) -> npt.NDArray[np.float32]:
         """State rows (N, 25) of a shard, or (samples, 77, 25), mapped into memory."""
@@ -73,18 +85,21 @@ class RawDataset:
         self, shard: int, indices: Sequence[int] | npt.NDArray[np.integer[Any]], *, size: int | None = None
     ) -> npt.NDArray[np.uint8]:
         """Frames of a shard in any order, uint8 (T, H, W, 3), box-downsampled to `size` if given."""
-        return self._reader(shard).frames(indices, size=size)
+        reader = self._reader(shard)
+        frames = reader.frames(indices, size=size)
+        self._indices[shard] = reader.index  # what was learnt of keyframes goes to the next reader
+        return frames
 
     @property
     def frame_size(self) -> int:
         """Side of the square frames, pixels."""
-        index = self.video_index(self.layout.shards[0].index)
-        if index.width != index.height:
-            raise InputError(f"{self.layout.shards[0].video}: frames are {index.width}x{index.height}, not square")
-        return index.width
+        return self.video_index(self.layout.shards[0].index).width
 
     def video_index(self, shard: int) -> VideoIndex:
-        """Where the shard's frames lie; read once. Raises `InputError` if the video has not the frames it should."""
+        """Where the shard's frames lie; read once. Raises `InputError` if the video has not the frames it should.
+
+        Neither in number nor in shape, which must be square.
+        """
         if shard not in self._indices:
             files = self.layout.shard(shard)
             index = VideoIndex.read(files.video)
@@ -93,6 +108,7 @@ class RawDataset:
                     f"{files.video}: has {len(index)} frames, {files.metadata.name} says {files.num_frames};"
                     " fetch the file again, or write the data set again"
                 )
+            check_frame_size(files.video, index.width, index.height)
             self._indices[shard] = index
         return self._indices[shard]
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreframe.data.encoding import read_encoding
-from foreframe.data.integrity import check_rows, without_broken
+from foreframe.data import hints
+from foreframe.data.encoding import ENCODING_FILE, read_encoding
+from foreframe.data.integrity import check_rows, check_types, without_broken
 from foreframe.data.layout import TOKEN_BLOCK_GRIDS, find_layout
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from foreframe.data.layout import OnBadShard, Shard
+    from foreframe.data.layout import Layout, OnBadShard, Shard
 
 
 class TokenDataset:
@@ -34,8 +36,10 @@ class TokenDataset:
         self._on_bad_shard: OnBadShard = on_bad_shard
         self.encoding = read_encoding(root)
         """What `encoding.json` says of how the tokens were made; None for 1X's own."""
+        if self.encoding is not None:
+            _check_description(root, self.encoding, self.layout)
         if on_bad_shard == "skip":
-            self.layout = without_broken(self.layout)
+            self.layout = without_broken(self.layout, also=self._check_order)
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -74,7 +78,20 @@ class TokenDataset:
             check_rows(shard)
             self._check_tokens(shard, vocab_size)
 
+    def check_types(self) -> None:
+        """Look at the first numbers of every file; `InputError` if one makes sense only in another type or order."""
+        for shard in self.layout.shards:
+            check_types(shard)
+            self._check_order(shard)
+
+    def _check_order(self, shard: Shard) -> None:
+        tokens = self.tokens(shard.index)
+        fault = hints.integers_fault(tokens.reshape(-1)) or hints.axes_hint(tokens)
+        if fault is not None:
+            raise InputError(f"{shard.video}: {fault}")
+
     def _check_tokens(self, shard: Shard, vocab_size: int) -> None:
+        self._check_order(shard)
         tokens = self.tokens(shard.index)
         for token in (int(tokens.min()), int(tokens.max())):
             if not 0 <= token < vocab_size:
@@ -83,3 +100,15 @@ class TokenDataset:
                     f"{shard.video}: block {block} holds token {token}, outside 0..{vocab_size - 1}; "
                     "fetch the file again, or use a model with that vocabulary"
                 )
+
+
+def _check_description(root: Path, encoding: Mapping[str, Any], layout: Layout) -> None:
+    """Raise `InputError` if `encoding.json` is not of this folder."""
+    if encoding["kind"] != "tokens":
+        raise InputError(f"{root / ENCODING_FILE}: kind is {encoding['kind']!r}, but the folder holds tokens")
+    described, there = len(encoding["source_shards"]), len(layout.shards) + len(layout.skipped)
+    if described != there:
+        raise InputError(
+            f"{root / ENCODING_FILE}: source_shards names {described} shards, but there are {there}; encode the video "
+            "again"
+        )

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -17,98 +15,28 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 
+from foreframe.data.film import reason
+from foreframe.data.frame_size import check_frame_size
+from foreframe.data.video_decoder import ONE_THREAD, VideoDecoder
+from foreframe.data.video_index import VideoIndex
+from foreframe.data.video_keyframes import compared
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
     from typing_extensions import Self
+
+WORTH_A_COMPARISON = 300
+"""Frames that a jump forward must save before keyframes are compared for it, which takes the whole film."""
 
 Frames = npt.NDArray[np.uint8]
 """(T, H, W, 3) RGB."""
 
 WORTH_A_SEEK = 16
 """Frames that a jump forward must save before it is made: a seek empties the decoder, and refilling it costs a few."""
-
-ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
-"""For colour conversion, which takes a thread per core from PyAV 17 on: a forked loader worker that frees such a
-converter of its parent's waits for ever for threads that it does not have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoIndex:
-    """Where the frames of one file lie, in presentation order; made by reading its packets, without decoding."""
-
-    pts: npt.NDArray[np.int64]
-    """(N,) increasing time stamps: the frame number of a decoded picture is its position here."""
-    keyframe_pts: npt.NDArray[np.int64]
-    """(K,) increasing time stamps of the pictures that decoding can start from."""
-    hz: float
-    """Frames per second, on average."""
-    width: int
-    """Of a frame, in pixels."""
-    height: int
-    """Of a frame, in pixels."""
-
-    def __len__(self) -> int:
-        return len(self.pts)
-
-    @classmethod
-    def read(cls, path: Path) -> VideoIndex:
-        """Index the file at `path`; raises `InputError` if it is not a whole video."""
-        container = _open(path)
-        stream = container.streams.video[0]
-        unit, rate = stream.time_base or Fraction(1), stream.average_rate or Fraction(0)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        times: list[int] = []
-        keyframes: list[int] = []
-        num_packets = 0
-        try:
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue  # PyAV's end mark
-                if packet.is_corrupt:
-                    raise InputError(f"{path}: ends inside frame {num_packets}; the file is truncated, fetch it again")
-                if packet.pts is None:
-                    raise InputError(f"{path}: frame {num_packets} has no time stamp; write the video as mp4 again")
-                num_packets += 1
-                if packet.is_keyframe:
-                    keyframes.append(packet.pts)
-                if not packet.is_discard:  # cut away by an edit list: decoded, never shown
-                    times.append(packet.pts)
-        except av.error.FFmpegError as error:
-            raise InputError(f"{path}: cannot be read past frame {num_packets} ({_reason(error)})") from error
-        finally:
-            container.close()
-        pts = np.sort(np.array(times, dtype=np.int64))
-        if len(pts) == 0 or not keyframes:
-            raise InputError(f"{path}: holds no video frame that can be decoded; write it again")
-        if (repeated := np.flatnonzero(np.diff(pts) == 0)).size:
-            raise InputError(
-                f"{path}: frames {repeated[0]} and {repeated[0] + 1} have the same time stamp; write it again"
-            )
-        if len(pts) > 1:
-            rate = (len(pts) - 1) / (int(pts[-1] - pts[0]) * unit)
-        return cls(
-            pts=pts,
-            keyframe_pts=np.sort(np.array(keyframes, dtype=np.int64)),
-            hz=float(rate),
-            width=width,
-            height=height,
-        )
-
-    def start_for(self, index: int) -> int:
-        """Position in `keyframe_pts` of the last keyframe shown no later than frame `index`."""
-        return max(int(np.searchsorted(self.keyframe_pts, self.pts[index], side="right")) - 1, 0)
-
-    def first_shown(self, keyframe: int) -> int:
-        """Number of the first frame shown at or after a keyframe."""
-        return int(np.searchsorted(self.pts, self.keyframe_pts[keyframe]))
 
 
 class VideoReader:
@@ -122,21 +50,22 @@ class VideoReader:
     def __init__(self, path: Path, *, index: VideoIndex | None = None) -> None:
         self.path = path
         self.index = VideoIndex.read(path) if index is None else index
+        """Replaced by a better one when keyframes had to be compared."""
         self.num_seeks = 0
         """Jumps made so far, for tests and benchmarks."""
         self.num_decoded = 0
         """Pictures that the decoder gave out so far, wanted or not; a jump loses the few it still held."""
-        self._container = _open(path)
-        self._stream = self._container.streams.video[0]
-        # H.264 predicts nothing from a picture it marks as not referred to; other codecs' higher layers may.
-        self._passes_over = self._stream.codec_context.name == "h264"
+        self._decoder = VideoDecoder(path, self.index)
+        self._passes_over = self._decoder.leaves_out
         self._needed: set[int] = set()
         self._needed_until = 0
-        """Time stamps to decode before `_needed_until`; from there on all are decoded, as nothing is known of them."""
+        """Frames to decode before `_needed_until`; from there on all are decoded, as nothing is known of them."""
         self._passed_over: set[int] = set()
-        """Time stamps of the pictures that may not come out, since the last jump."""
-        self._pictures = self._decode(self._packets())
+        """Frames that may not come out, since the last jump."""
+        self._pictures = self._decode()
         self._position = 0
+        self._shape: tuple[int, int] | None = None
+        """Width and height of the first frame, once one of another size than the index says has been seen."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -151,8 +80,7 @@ class VideoReader:
         self._check(wanted)
         if not len(wanted):
             return np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self._needed = set(self.index.pts[wanted].tolist())
-        self._needed_until = int(self.index.pts[wanted[-1]])
+        self._needed, self._needed_until = set(wanted.tolist()), int(wanted[-1])
         frames: Frames | None = None
         for number, index in enumerate(wanted.tolist()):
             frame = self._frame(index, size)
@@ -196,9 +124,8 @@ class VideoReader:
             while seen < len(starts) and starts[seen] + distinct[0] <= last:
                 pending.update((starts[seen] + distinct).tolist())
                 seen += 1
-            self._needed = set(self.index.pts[list(pending)].tolist())
-            unknown = int(starts[seen] + distinct[0]) if seen < len(starts) else len(self) - 1
-            self._needed_until = int(self.index.pts[unknown])
+            self._needed = set(pending)
+            self._needed_until = int(starts[seen] + distinct[0]) if seen < len(starts) else len(self) - 1
             for index in sorted(index for index in pending if index <= last and index not in held):
                 held[index] = self._frame(index, size)
             yield np.stack([held[index] for index in (start + offsets).tolist()])
@@ -222,25 +149,37 @@ class VideoReader:
             self._passes_over = picture is None  # then it was something else
         if picture is None:
             raise InputError(f"{self.path}: frame {index} cannot be decoded (damaged or missing); fetch the file again")
+        self._check_size(index, picture)
         frame = picture.reformat(format="rgb24", **ONE_THREAD).to_ndarray().astype(np.uint8, copy=False)
         return downsample(frame, size, where=str(self.path))
 
+    def _check_size(self, index: int, picture: VideoFrame) -> None:
+        """Raise if a picture has another size than those before it."""
+        size = (picture.width, picture.height)
+        if size in ((self.index.width, self.index.height), self._shape):
+            return
+        if self._shape is None:  # what a file says of itself need not be so
+            decoder = VideoDecoder(self.path, self.index)
+            try:
+                first = next(decoder.pictures(), (0, picture))[1]
+                self._shape = (first.width, first.height)
+            finally:
+                decoder.close()
+        if size != self._shape:
+            raise InputError(
+                f"{self.path}: frame {index} is {size[0]}x{size[1]}, the first one {self._shape[0]}x{self._shape[1]}; "
+                "write the video at one size"
+            )
+
     def _picture(self, index: int) -> VideoFrame | None:
         """The decoded picture; None if it does not come out whole, after which decoding goes on by a jump."""
-        keyframe = self.index.start_for(index)
-        first_used = self.index.first_shown(keyframe)
         damaged = False
         try:
-            if (
-                not self._position <= index
-                or first_used - self._position > WORTH_A_SEEK
-                or int(self.index.pts[index]) in self._passed_over
-            ):
-                self._seek(keyframe)
-            for picture in self._pictures:
-                shown = int(self.index.pts.searchsorted(picture.pts or 0))
-                if shown == len(self) or self.index.pts[shown] != picture.pts:
-                    continue  # not part of the film, by an edit list
+            keyframe = self._keyframe(index)
+            first_used = self.index.first_shown(keyframe)
+            if not self._position <= index or first_used - self._position > WORTH_A_SEEK or index in self._passed_over:
+                self._jump(keyframe)
+            for shown, picture in self._pictures:
                 self._position = shown + 1
                 # Later pictures build on a damaged one, up to the next keyframe, and are not marked themselves.
                 damaged |= picture.is_corrupt and shown >= first_used
@@ -249,50 +188,44 @@ class VideoReader:
                 if shown >= index:
                     break
         except av.error.FFmpegError as error:
-            self._position = len(self) + 1  # wherever it goes next, by a seek
+            self._position = len(self) + 1  # wherever it goes next, by a jump
             raise InputError(
-                f"{self.path}: frame {index} cannot be decoded ({_reason(error)}); fetch it again"
+                f"{self.path}: frame {index} cannot be decoded ({reason(error)}); fetch it again"
             ) from error
         self._position = len(self) + 1
         return None
 
-    def _seek(self, keyframe: int) -> None:
-        """Make decoding start at `keyframe`, or at an earlier one where the file leads there."""
+    def _keyframe(self, index: int) -> int:
+        """The keyframe to start from for a frame, should it need a start."""
+        if not self.index.keyframes_hold:
+            if self._position <= index < self._position + WORTH_A_COMPARISON:
+                return 0  # going on from here asks for no keyframe
+            if self.index.start_for(index):
+                self.index = compared(self.path, self.index)
+        return self.index.start_for(index) if self.index.keyframes_hold else 0
+
+    def _jump(self, keyframe: int) -> None:
+        """Make decoding start at `keyframe`."""
         self.num_seeks += 1
-        self._container.seek(int(self.index.keyframe_pts[keyframe]), stream=self._stream)
-        packets = self._packets()
-        first = next(packets)
-        assert first.pts is not None
-        self._position = self.index.first_shown(int(np.searchsorted(self.index.keyframe_pts, first.pts)))
+        self._decoder.jump(int(self.index.keyframe_packets[keyframe]))
+        self._position = self.index.first_shown(keyframe)
         self._passed_over.clear()
-        self._pictures = self._decode(chain([first], packets))
+        self._pictures = self._decode()
 
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
-        return iter(self._container.demux(self._stream))
+    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+        for number, picture in self._decoder.pictures(self._leave_out if self._decoder.leaves_out else None):
+            self.num_decoded += 1
+            yield number, picture
 
-    def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        context = self._stream.codec_context
-        passing = False
-        context.skip_frame = "DEFAULT"
-        for packet in packets:
-            stamp = packet.pts
-            pass_over = (
-                self._passes_over and stamp is not None and stamp < self._needed_until and stamp not in self._needed
-            )
-            if pass_over:
-                assert stamp is not None
-                self._passed_over.add(stamp)
-            if pass_over != passing:
-                # With one thread the decoder takes a packet when it is sent, so this is for this picture alone.
-                context.skip_frame = "NONREF" if pass_over else "DEFAULT"
-                passing = pass_over
-            for picture in packet.decode():
-                self.num_decoded += 1
-                yield picture
+    def _leave_out(self, frame: int) -> bool:
+        if not self._passes_over or frame >= self._needed_until or frame in self._needed:
+            return False
+        self._passed_over.add(frame)
+        return True
 
     def close(self) -> None:
         """Let go of the file."""
-        self._container.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -326,10 +259,7 @@ def downsample(frame: Frames, size: int | None, *, where: str) -> Frames:
     height, width, _ = frame.shape
     if size is None or height == width == size:
         return frame
-    if size <= 0 or height != width or height % size:
-        raise InputError(
-            f"{where}: frames of {height}x{width} cannot be box-downsampled to {size}x{size}; choose a divisor"
-        )
+    check_frame_size(where, width, height, size=size)
     factor = height // size
     area = factor * factor
     number = np.uint16 if area * 255 + area // 2 < 1 << 16 else np.uint32
@@ -363,6 +293,7 @@ class VideoWriter:
             # x264's AVX-512 code reads outside small frames: at 64 to 112 the same frames gave other bytes each time,
             # with plain C (and at 128 and above) never.
             options["x264-params"] = "asm=0"
+        self._path, self._is_open = path, True
         self._container = av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"})
         self._stream = self._container.add_stream("libx264", rate=hz, options=options)
         self._stream.width = self._stream.height = size
@@ -377,6 +308,8 @@ class VideoWriter:
 
     def append(self, frame: Frames) -> None:
         """Encode one (size, size, 3) uint8 RGB frame."""
+        if not self._is_open:
+            raise ValueError(f"{self._path}: is finished, no frame can be added")
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 {self._shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -388,13 +321,17 @@ class VideoWriter:
         self._container.mux(self._stream.encode(picture))
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and the index."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what the encoder still holds, and the index, and let go of the file; once, however often called."""
+        if self._is_open:
+            self._container.mux(self._stream.encode(None))
+            self._is_open = False
+            self._container.close()
 
     def close(self) -> None:
         """Let go of the file without finishing it."""
-        self._container.close()
+        if self._is_open:
+            self._is_open = False
+            self._container.close()
 
     def __enter__(self) -> Self:
         return self
@@ -404,31 +341,3 @@ class VideoWriter:
             self.finish()
         else:
             self.close()
-
-
-def _open(path: Path) -> InputContainer:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such video file")
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{path}: cannot be opened as a video ({_reason(error)}); fetch or write it again") from error
-    if "mp4" not in container.format.name:
-        # Others search by decoding time, which B-frames shift, or give no time stamps.
-        name = container.format.name
-        container.close()
-        raise InputError(f"{path}: is {name}, not mp4; wrap it again, as with `ffmpeg -i OLD -c copy NEW.mp4`")
-    if not container.streams.video:
-        container.close()
-        raise InputError(f"{path}: holds no video stream")
-    context: Any = container.streams.video[0].codec_context
-    if context is None:
-        container.close()
-        raise InputError(f"{path}: holds video in a form that cannot be decoded; fetch it again, or write it as H.264")
-    # More threads would keep several frames in flight per open file; loaders run many readers side by side instead.
-    context.thread_count = 1
-    return container
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

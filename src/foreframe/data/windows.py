@@ -10,6 +10,8 @@ import numpy.typing as npt
 FrameMode = Literal["stride4_dup_last", "uniform21", "stride2", "all"]
 
 
+CLIP_HZ = 30.0
+"""Frames a second of the recordings that clips are cut from; lengths here are stated at it (challenge-facts 1.1)."""
 CLIP_FRAMES = 77
 """Frames from the first observed to the predicted one: 17 given, 60 to go (challenge-facts 2.1)."""
 

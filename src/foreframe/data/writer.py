@@ -37,13 +37,18 @@ def shard_is_written(root: Path, index: int, *, kind: Kind, style: Style) -> boo
 
 def write_metadata(root: Path, *, num_shards: int, num_images: int, hz: float = 30) -> None:
     """Write the folder's `metadata.json`; `num_images` is the sum of the shards' frames."""
+    write_whole(root / "metadata.json", metadata_json(num_shards=num_shards, num_images=num_images, hz=hz))
+
+
+def metadata_json(*, num_shards: int, num_images: int, hz: float = 30) -> bytes:
+    """What `write_metadata` writes."""
     content = {
         "num_shards": num_shards,
         "num_images": num_images,
         "hz": int(hz) if hz == int(hz) else hz,
         "query": None,
     }
-    write_whole(root / "metadata.json", _json(content))
+    return _json(content)
 
 
 class RawShardWriter:

@@ -32,7 +32,8 @@ class SamplerConfig:
     num_inference_steps: int = 20
     """Evaluations of the network for one sample (report, Table 2: 20, in its last block 100)."""
     solver: Literal["euler", "unipc"] = "euler"
-    """`euler` is what the report's scheduler does (*assumed*); `unipc` is Wan's own, of second order, in diffusers."""
+    """`euler` is what the entry's scheduler does (*inferred*, challenge-facts 5.9; the report names none); `unipc` is
+    Wan's own, of second order, in diffusers."""
     guidance_scale: float = 1.0
     """Of the states. 1 evaluates the network once a step; any other value also without states, at twice the cost, and
     needs a model trained so (report, Table 2: 1.0, 1.5 and 2.0; 1.0 is best)."""

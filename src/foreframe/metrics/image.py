@@ -29,9 +29,10 @@ def mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def psnr(prediction: torch.Tensor, target: torch.Tensor, *, cap_db: float = math.inf) -> torch.Tensor:
     """Peak signal-to-noise ratio of uint8 images (..., H, W, 3), in dB: float64 of shape (...).
 
-    10 log10(255^2 / mse), each image on its own: the challenge's score is the mean of these over clips (1X challenge
-    report, section 2), which is not the PSNR of the mean error. Identical images score `cap_db`, by default +inf, and
-    no image scores more; pass `PSNR_CAP_DB` where a mean is taken.
+    10 log10(255^2 / mse), each image on its own: the challenge's score, PSNR of the last frame (1X challenge report,
+    section 2), is read as the mean of these over clips (*assumed*, challenge-facts 2.1), which is not the PSNR of the
+    mean error. Identical images score `cap_db`, by default +inf, and no image scores more; pass `PSNR_CAP_DB` where a
+    mean is taken.
     """
     return (10 * torch.log10(255.0**2 / mse(prediction, target))).clamp(max=cap_db)
 

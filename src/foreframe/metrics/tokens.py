@@ -60,7 +60,8 @@ def top_k_cross_entropy(
     """Cross-entropy in nats from the k submitted classes of each cell alone, mean over a clip: float64 (B,).
 
     `indices` int (B, ..., k), unique in a cell; `values` float (B, ..., k), their log-probabilities; `targets` int
-    (B, ...). The challenge scores k = 500 of V = 64,000 (1X challenge report, section 3) but publishes no formula.
+    (B, ...). The challenge scores k = 500 (1X challenge report, section 3) of Cosmos' V = 64,000, by no published
+    formula.
     Three readings, equal to the plain cross-entropy when k = V; `hit` is the target's value if it is among the k:
 
     - `tail`: the k probabilities as given, and what they leave spread evenly over the other V - k classes.

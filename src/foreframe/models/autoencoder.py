@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foreframe.errors import InputError
-from foreframe.files import sha256_file
+from foreframe.files import listed, read_json, require_regular, sha256_file, shortened, typed
 from foreframe.models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def autoencoder_folder(root: Path) -> Path | None:
     """The folder of a Wan autoencoder in diffusers' form: `root` itself or the `vae` in it; None if there is none."""
     for folder in (root, root / "vae"):
         try:
-            if json.loads((folder / _CONFIG_FILE).read_text()).get("_class_name") == _CLASS:
+            if read_json(folder / _CONFIG_FILE).get("_class_name") == _CLASS:
                 return folder
-        except (OSError, ValueError, AttributeError):
+        except InputError:
             continue
     return None
 
@@ -54,7 +54,7 @@ def autoencoder_folder(root: Path) -> Path | None:
 def autoencoder_hash(folder: Path) -> str:
     """SHA-256 over the configuration, which holds the latents' mean and deviation, and the weights."""
     digest = hashlib.sha256()
-    for path in (folder / _CONFIG_FILE, *sorted(folder.glob("*.safetensors"))):
+    for path in (folder / _CONFIG_FILE, *listed(folder, "*.safetensors")):
         digest.update(f"{path.name} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
@@ -88,17 +88,18 @@ class VideoAutoencoder(nn.Module):
 
         Nothing is downloaded, and only safetensors are read.
         """
-        kind = _diffusers()
+        for path in listed(folder):
+            if path.suffix in (".json", ".safetensors"):
+                require_regular(path)
+        config = _read_config(folder / _CONFIG_FILE)
         try:
-            vae: Any = kind.from_pretrained(
+            vae: Any = _diffusers().from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
             )
-            sizes = {name: vae.config[name] for name in AutoencoderConfig.__dataclass_fields__ if name in vae.config}
-            sizes["decoder_base_dim"] = sizes["decoder_base_dim"] or sizes["base_dim"]
-            return cls(AutoencoderConfig(**sizes), vae=vae).eval().requires_grad_(False)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{folder}: cannot be read as an {_CLASS}: {reason}") from error
+            return cls(config, vae=vae).eval().requires_grad_(False)
+        # Wrong values beside the sizes, and wrong types of weights, come out as almost any error.
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+            raise InputError(f"{folder}: cannot be read as an {_CLASS}: {shortened(error)}") from error
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a folder that plain diffusers loads, its weights in `dtype` if one is given.
@@ -260,6 +261,32 @@ _RATE = 0.02
 """Weight of the newest batch in the latents' statistics."""
 _SMALLEST_STD = 1e-4
 """Of a channel that the encoder leaves unused: neither a quotient nor the root's gradient may be infinite."""
+
+
+def _read_config(path: Path) -> AutoencoderConfig:
+    """The sizes in a diffusers configuration; `InputError` naming the field that is wrong.
+
+    What is left out there is as diffusers has it.
+    """
+    content = read_json(path, advice=_ADVICE)
+    known = {name: value.default for name, value in signature(_diffusers().__init__).parameters.items()}
+    sizes = {name: content.get(name, known[name]) for name in AutoencoderConfig.__dataclass_fields__ if name in known}
+    sizes["decoder_base_dim"] = sizes["decoder_base_dim"] or sizes["base_dim"]
+    config = typed(sizes, AutoencoderConfig, where=str(path), advice=_ADVICE)
+    for name in ("latents_mean", "latents_std"):
+        values = content.get(name, list(known[name]))
+        if not isinstance(values, list) or len(values) != config.z_dim or not all(map(_is_number, values)):
+            raise InputError(f"{path}: {name} must be {config.z_dim} numbers, one for each of z_dim; {_ADVICE}")
+    if any(value <= 0 for value in content.get("latents_std", [])):
+        raise InputError(f"{path}: latents_std must be above 0; {_ADVICE}")
+    return config
+
+
+_ADVICE = "fetch the folder again"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _diffusers() -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foreframe.errors import require
+from foreframe.files import shortened
 
 BLOCK_FRAMES = 17
 """Frames in a block."""
@@ -20,6 +21,8 @@ CELL = 8
 """Pixels along the side of one token cell."""
 
 
+MAX_VOCABULARY = 2**24
+"""Most tokens that a vocabulary may have: Cosmos' has 64,000."""
 NUM_GROUPS = 8
 """Groups of the GroupNorms between the temporal convolutions."""
 
@@ -51,12 +54,18 @@ class STTransformerConfig:
     state_width: int = 2048
     """Hidden width of the state MLP (*assumed*; with it the count comes to 136 M)."""
     state_pooling: Literal["target_rows", "adaptive"] = "target_rows"
-    """How state rows meet grids (*assumed*): the mean over the frames that the predicted grid was made from, or an
-    even split of all rows over the positions."""
+    """How state rows become one vector for each position (*assumed*; the report says only that they are combined).
+
+    `target_rows`: the mean over the rows of the frames that the predicted grid was made from. Grid 5 ends with frame
+    33, so of 64 rows the model never reads 35 to 63 (row 34 through the convolution), although the report's equation 1
+    conditions on all of s_0 to s_63. `adaptive` reads all 64: they are split evenly over the positions, as
+    `adaptive_avg_pool1d` does, so a position's rows are not those of its grid's frames."""
 
     def __post_init__(self) -> None:
-        counts = ("vocab_size", "grid", "num_grids", "num_layers", "num_heads", "width", "mlp_ratio", "state_width")
-        require(self, **dict.fromkeys((*counts, "num_states"), (1, math.inf)))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        require(self, vocab_size=(1, 2**24), grid=(1, 1024), num_grids=(1, 4096), num_states=(1, 2**16))
+        require(self, num_layers=(1, 512), num_heads=(1, 2**16), width=(1, 2**16), mlp_ratio=(1, 64))
+        require(self, state_width=(1, 2**16))
         require(self, dropout=(0, 1), attention_dropout=(0, 1))
         if self.state_pooling == "target_rows" and grid_rows(self.num_grids)[-1] >= self.num_states:
             raise ValueError(f"num_states {self.num_states} ends before the frames of grid {self.num_grids}")
@@ -90,11 +99,15 @@ class TokenizerConfig:
     """Residual blocks of the decoder at 1/4."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 3:
-            raise ValueError(f"levels must be whole numbers of at least 3, not {self.levels}")
+        if not self.levels or min(self.levels) < 3 or math.prod(self.levels[:24]) > MAX_VOCABULARY:
+            raise ValueError(
+                f"levels must be whole numbers of at least 3, their product at most {MAX_VOCABULARY}, not "
+                f"{shortened(self.levels, 80)}"
+            )
         if self.fine_width < 8 or self.coarse_width < 8 or self.fine_width % 8 or self.coarse_width % 8:
             raise ValueError(f"widths must be multiples of 8, not {self.fine_width} and {self.coarse_width}")
-        require(self, num_blocks=(0, math.inf), num_drawing_blocks=(0, math.inf))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        require(self, fine_width=(8, 2**14), coarse_width=(8, 2**14), num_blocks=(0, 512), num_drawing_blocks=(0, 512))
 
     @property
     def vocab_size(self) -> int:
@@ -129,8 +142,11 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         for name in ("dim_mult", "temperal_downsample"):  # a configuration read from JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        require(self, base_dim=(1, math.inf), decoder_base_dim=(1, math.inf), z_dim=(1, math.inf))
-        require(self, num_res_blocks=(0, math.inf), patch_size=(1, math.inf), latent_noise=(0, math.inf))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        require(self, base_dim=(1, 2**12), decoder_base_dim=(1, 2**12), z_dim=(1, 2**12))
+        require(self, num_res_blocks=(0, 64), patch_size=(1, 64), latent_noise=(0, math.inf))
+        if not 1 <= len(self.dim_mult) <= 8 or not all(1 <= multiple <= 64 for multiple in self.dim_mult):
+            raise ValueError(f"dim_mult must be one to eight numbers from 1 to 64, not {shortened(self.dim_mult, 80)}")
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(f"{len(self.dim_mult)} levels need {len(self.dim_mult) - 1} temperal_downsample")
         if not self.num_res_blocks and len(set(self.dim_mult)) > 1:
@@ -163,6 +179,6 @@ class StateEncoderConfig:
     """Whether there is a token that stands for no states, as classifier-free guidance needs (challenge-facts 5.6)."""
 
     def __post_init__(self) -> None:
-        require(self, modulation_width=(1, math.inf), width=(1, math.inf))
+        require(self, modulation_width=(1, 2**16), width=(1, 2**16))
         if self.width % NUM_GROUPS:
             raise ValueError(f"width must be a multiple of {NUM_GROUPS}, not {self.width}")

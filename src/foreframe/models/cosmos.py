@@ -1,21 +1,24 @@
 """NVIDIA's Cosmos-Tokenizer-DV8x8x8, whose tokens 1X's data holds, from its TorchScript files (challenge-facts 1.5).
 
 A folder holds `encoder.jit` and `decoder.jit`; to decode, the second is enough. TorchScript is a program, so a file is
-loaded only if its SHA-256 is known here, or if the user vouches for it in a `SHA256SUMS` beside it, as `sha256sum`
-writes it. That says that the file is the one that was looked at, not that it is harmless.
+loaded only if its SHA-256 is known here or given with `--trust-sha256`. Nothing in the folder can vouch for it: whoever
+made the one made the other. A hash says that the file is the one that was looked at, not that it is harmless.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from foreframe.errors import InputError
-from foreframe.files import sha256_file
+from foreframe.errors import InputError, UsageError
+from foreframe.files import require_regular, sha256_file
 from foreframe.models.config import CELL
+from foreframe.permissions import NONE, Permissions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +27,6 @@ ENCODER_FILE = "encoder.jit"
 """Video to indices (B, F, h, w), of which more may follow in a tuple."""
 DECODER_FILE = "decoder.jit"
 """Indices (B, F, h, w) to video in [-1, 1]."""
-SUMS_FILE = "SHA256SUMS"
-"""Where a user vouches for files: lines of a hexadecimal SHA-256, two spaces (or a space and a `*`) and a file name."""
 LEVELS = (8, 8, 8, 5, 5, 5)
 """Quantisation levels of the six code dimensions; the token's first digit moves fastest (challenge-facts 1.5)."""
 KNOWN_HASHES = {DECODER_FILE: "881f1f6317872fad3eeeaa1e595061aa3ee12590d14ce435ac9e9e5c883e797b"}
@@ -38,7 +39,7 @@ _GRID_FRAMES = 8
 
 def is_cosmos(folder: Path) -> bool:
     """Whether a folder holds `encoder.jit` or `decoder.jit`; nothing is read."""
-    return any((folder / name).is_file() for name in (ENCODER_FILE, DECODER_FILE))
+    return any((folder / name).exists() for name in (ENCODER_FILE, DECODER_FILE))
 
 
 def cosmos_hash(folder: Path) -> str:
@@ -56,16 +57,18 @@ class CosmosTokenizer(nn.Module):
     are looked at when they are first needed, and again after a move to another device.
     """
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, folder: Path, *, dtype: torch.dtype | None = None, permissions: Permissions = NONE) -> None:
         """Nothing is read yet.
 
         Args:
-            folder: Holds `encoder.jit`, `decoder.jit` or both, and perhaps `SHA256SUMS`.
+            folder: Holds `encoder.jit`, `decoder.jit` or both.
             dtype: Precision to compute in; by default bfloat16 on CUDA, as NVIDIA does, and float32 elsewhere.
+            permissions: Which files may be run besides those known here.
         """
         super().__init__()
         self.folder = folder
         self.dtype = dtype
+        self.permissions = permissions
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
         """Holds no number: its device is where the networks are loaded to, and where results lie."""
         # No submodules: a scripted network may hold constants that `to` does not move, so a move loads it anew.
@@ -82,6 +85,15 @@ class CosmosTokenizer(nn.Module):
         """Number of distinct tokens: 64,000."""
         return math.prod(LEVELS)
 
+    def require_trusted(self, *, encoder: bool = False) -> None:
+        """Raise what the first use would, before any work: `UsageError` unless the decoder may be run.
+
+        With `encoder` so must the encoder be; tokens are known by the decoder's hash, so it makes none alone.
+        """
+        for name in (DECODER_FILE, ENCODER_FILE) if encoder else (DECODER_FILE,):
+            path = _existing(self.folder / name)
+            _require_trusted(path, sha256_file(path), self.permissions)
+
     @torch.no_grad()
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Video (B, 3, 1 + 8k, H, W) in [-1, 1] to tokens (B, 1 + k, H/8, W/8), int64, 0 to 63,999.
@@ -90,7 +102,8 @@ class CosmosTokenizer(nn.Module):
 
         Raises:
             ValueError: The video has another shape.
-            InputError: A file is missing, not known, damaged, or gives what is no token grid.
+            InputError: A file is missing, damaged, or gives what is no token grid.
+            UsageError: Nobody vouches for a file (`require_trusted`).
         """
         if (
             video.dim() != 5
@@ -120,7 +133,8 @@ class CosmosTokenizer(nn.Module):
 
         Raises:
             ValueError: The tokens have another shape or are not whole numbers.
-            InputError: A token is out of range, or `decoder.jit` is missing, not known, damaged or gives no video.
+            InputError: A token is out of range, or `decoder.jit` is missing, damaged or gives no video.
+            UsageError: Nobody vouches for `decoder.jit` (`require_trusted`).
         """
         if tokens.dim() != 4 or tokens.is_floating_point():
             raise ValueError(f"the tokenizer takes whole numbers (B, F, h, w), not {_describe(tokens)}")
@@ -163,57 +177,45 @@ class CosmosTokenizer(nn.Module):
             self._loaded_to = self.place.device
         if name not in self._networks:
             if name == ENCODER_FILE:
-                # Tokens are known by the decoder's hash, so an encoder without a decoder makes none.
-                _require_known(self.folder / DECODER_FILE)
-            self._networks[name] = _load(self.folder / name, device=self._loaded_to, dtype=self._dtype)
+                self.require_trusted()
+            program = _program(self.folder / name, self.permissions)
+            self._networks[name] = _load(program, self.folder / name, device=self._loaded_to, dtype=self._dtype)
         return self._networks[name]
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
             f"{path}: is not there; fetch {path.name} of {_REPOSITORY} (also called Cosmos-Tokenizer-DV8x8x8) on "
             "Hugging Face"
         )
+    require_regular(path)
     return path
 
 
-def _require_known(path: Path) -> None:
-    """Raise `InputError` unless the file is there and its hash is known here or vouched for beside it."""
-    found = sha256_file(_existing(path))
-    if found == KNOWN_HASHES.get(path.name):
-        return
-    sums = path.with_name(SUMS_FILE)
-    listed = _read_sums(sums).get(path.name)
-    if listed is None:
-        raise InputError(
-            f"{path}: foreframe does not know this file, whose SHA-256 is {found}, and would run what is in it; check "
-            f"that it came from {_REPOSITORY}, then run `sha256sum *.jit > {SUMS_FILE}` in that folder"
-        )
-    if listed != found:
-        raise InputError(
-            f"{path}: its SHA-256 is {found}, but {sums} lists {listed}; the file has changed or is damaged: fetch it "
-            f"from {_REPOSITORY} again"
+def _require_trusted(path: Path, found: str, permissions: Permissions) -> None:
+    """Raise `UsageError` unless a file with that SHA-256 may be run."""
+    if found != KNOWN_HASHES.get(path.name) and not permissions.trusts(found):
+        raise UsageError(
+            f"{path}: is TorchScript, a program, and none that is known here; check that it came from {_REPOSITORY}, "
+            f"then say --trust-sha256 {found}"
         )
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    """Hash by file name; empty if there is no such file."""
+def _program(path: Path, permissions: Permissions) -> bytes:
+    """A file's content, read once, so that what is run is what was compared."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a list of hashes: {_one_line(error)}") from error
-    pairs = (line.split(maxsplit=1) for line in lines)
-    return {pair[1].removeprefix("*").removeprefix("./"): pair[0].lower() for pair in pairs if len(pair) == 2}
+        content = _existing(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    _require_trusted(path, hashlib.sha256(content).hexdigest(), permissions)
+    return content
 
 
-def _load(path: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """The network in a file, ready to run on `device`; the file must be known."""
-    _require_known(path)
+def _load(program: bytes, path: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network in a trusted file's content, ready to run on `device`; `path` names it in errors."""
     try:
-        network: Any = torch.jit.load(str(path), map_location=device)
+        network: Any = torch.jit.load(io.BytesIO(program), map_location=device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # Damaged bytes come out as almost any: RuntimeError, IndexError, UnicodeDecodeError.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foreframe.errors import InputError, UsageError
-from foreframe.models.weights import read_tensors, save_tensors
+from foreframe.files import read_json, shortened
+from foreframe.models.weights import save_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,10 @@ _PREFIX = "base_model.model."
 
 
 def lora_config(rank: int, *, base: str | None = None) -> LoraConfig:
-    """PEFT's description: scale 1 (alpha is the rank), no dropout, PEFT's initialisation, whose B is zero."""
+    """PEFT's description: scale 1 (alpha is the rank), no dropout, PEFT's initialisation, whose B is zero.
+
+    `base` is the base's public name if it has one; a path would say where this machine keeps its files.
+    """
     if find_spec("peft") is None:
         raise UsageError('adapters need peft, which is not installed: pip install "foreframe[wan]"')
     from peft import LoraConfig
@@ -86,19 +90,14 @@ def save_lora(model: nn.Module, folder: Path, *, rank: int, base: str | None) ->
     save_tensors(tensors, folder / WEIGHTS_FILE)
 
 
-def read_lora(folder: Path, *, rank: int) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter of that rank, by PEFT's names; `InputError` if it is missing or another kind."""
+def require_lora(folder: Path, *, rank: int) -> None:
+    """Raise `InputError` unless the folder describes an adapter of that rank and of the kind that is written here."""
     path = folder / CONFIG_FILE
-    try:
-        described: Any = json.loads(path.read_text())
-        found = {key: described.get(key) for key in ("peft_type", "r", "lora_alpha")}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as the description of an adapter: {error}") from error
-    wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
-    for key, value in wanted.items():
-        if found[key] != value:
-            raise InputError(f"{path}: {key} is {found[key]!r}, but this model's adapter has {value!r}")
-    return read_tensors(folder / WEIGHTS_FILE)
+    described = read_json(path, advice="take an undamaged copy of the adapter")
+    for key, wanted in {"peft_type": "LORA", "r": rank, "lora_alpha": rank}.items():
+        if described.get(key) != wanted:
+            found = shortened(repr(described.get(key)), 80)
+            raise InputError(f"{path}: {key} is {found}, but this model's adapter has {wanted!r}")
 
 
 @torch.no_grad()

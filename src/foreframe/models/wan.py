@@ -7,12 +7,12 @@ distinct keys.
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +25,31 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from foreframe.errors import InputError
-from foreframe.models.hub import diffusers_folder
-from foreframe.models.lora import add_lora, base_name, is_lora, lora_tensors, merge_lora, read_lora, save_lora
+from foreframe.errors import InputError, UsageError
+from foreframe.files import listed, read_json, read_typed, shortened
+from foreframe.models.hub import PUBLIC_FOLDER, diffusers_folder
+from foreframe.models.lora import WEIGHTS_FILE as ADAPTER_FILE
+from foreframe.models.lora import add_lora, base_name, is_lora, lora_tensors, merge_lora, require_lora, save_lora
 from foreframe.models.state_encoder import NUM_VECTORS, StateEncoder, without_autocast
-from foreframe.models.weights import WEIGHTS_FILE, read_tensors, save_tensors
+from foreframe.models.weights import (
+    WEIGHTS_FILE,
+    read_tensors,
+    require_tensors,
+    save_tensors,
+    tensor_shapes,
+    without_place,
+)
+from foreframe.permissions import NONE, Permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from foreframe.models.wan_config import WanConfig
 
 ROBOT_FILE = "robot.safetensors"
 """State encoder, robot tables and prompt row of a model whose base is frozen."""
+_OUR_WAY = (
+    "diffusers' loaders and savers leave out what this model adds to Wan; open a run with foreframe.runs.open_run, or "
+    "use load_base, load_trained and save_trained"
+)
 _CONFIG_NAMES = {"in_channels": "latent_channels", "out_channels": "latent_channels"}
 """diffusers' configuration fields that have another name here."""
 _SAVED_FOR_BACKWARD = [
@@ -173,10 +185,11 @@ class StateConditionedWan(WanTransformer3DModel):
     _repeated_blocks = ["StateConditionedBlock"]  # noqa: RUF012 (diffusers' way)
     _no_split_modules = ["StateConditionedBlock"]  # noqa: RUF012
 
-    def __init__(self, config: WanConfig) -> None:
+    def __init__(self, config: WanConfig, *, permissions: Permissions = NONE) -> None:
         """Build it and, unless on the meta device, read `config.base` to the default device.
 
-        Raises `InputError` if the base cannot be read or is of another size.
+        Raises `InputError` if the base cannot be read or is of another size, and `UsageError` if it would have to be
+        fetched without permission.
         """
         reads = config.base is not None and torch.get_default_device().type != "meta"
         with torch.device("meta") if reads else nullcontext():
@@ -203,7 +216,7 @@ class StateConditionedWan(WanTransformer3DModel):
                 parameter.data = parameter.data.to(self._base_dtype(name))
         if reads:
             assert config.base is not None
-            self.load_base(config.base)
+            self.load_base(config.base, permissions=permissions)
         elif config.base is None and config.lora_rank == 0:
             # Wan's own start: the first prediction is zero, whatever the random rest does.
             nn.init.zeros_(self.proj_out.weight)
@@ -270,18 +283,20 @@ class StateConditionedWan(WanTransformer3DModel):
             raise ValueError(f"the prompt has shape {tuple(row.shape)}, not {tuple(self.prompt.shape)}")
         self.prompt.copy_(row)
 
-    def load_base(self, source: str) -> None:
+    def load_base(self, source: str, *, permissions: Permissions = NONE) -> None:
         """Take the weights of a diffusers transformer, and leave what is ours as it is.
 
         Args:
             source: The folder itself, one that holds it as `transformer`, or a hub id, of which that part is fetched.
+            permissions: Whether it may be.
 
         Raises:
             InputError: It is missing, broken or of another size, in one line that names what differs.
+            UsageError: It would have to be fetched without permission.
         """
-        folder = diffusers_folder(source, "transformer") / "transformer"
-        if not folder.is_dir():
-            folder = folder.parent
+        folder = diffusers_folder(source, "transformer", revision=self.settings.base_revision, permissions=permissions)
+        if (folder / "transformer").is_dir():
+            folder = folder / "transformer"
         self._check_size(folder / "config.json")
         files = _weight_files(folder)
         targets = {
@@ -290,13 +305,12 @@ class StateConditionedWan(WanTransformer3DModel):
             if not is_lora(name) and not _is_robot(name)
         }
         found: dict[str, torch.Size] = {}
+        for path in files:
+            found |= tensor_shapes(path)
+        # diffusers ignores this one too: some converters write it, and no layer reads it.
+        found = {name: shape for name, shape in found.items() if "norm_added_q" not in name}
+        require_tensors(folder, {name: parameter for name, (_, parameter) in targets.items()}, found)
         try:
-            for path in files:
-                with safe_open(path, framework="pt") as file:
-                    found |= {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            # diffusers ignores this one too: some converters write it, and no layer reads it.
-            found = {name: shape for name, shape in found.items() if "norm_added_q" not in name}
-            _require_fit(folder, {name: parameter for name, (_, parameter) in targets.items()}, found)
             for path in files:
                 with safe_open(path, framework="pt", device=str(torch.get_default_device())) as file:
                     for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -320,7 +334,7 @@ class StateConditionedWan(WanTransformer3DModel):
             raise ValueError("the adapters are merged into the base; save before merging")
         rank = self.settings.lora_rank
         if rank:
-            save_lora(self, folder, rank=rank, base=self.settings.base)
+            save_lora(self, folder, rank=rank, base=without_place(self.settings).base)
         tensors = {name: value.detach().cpu().float().contiguous() for name, value in self._plain_targets().items()}
         save_tensors(tensors, folder / (ROBOT_FILE if rank else WEIGHTS_FILE))
 
@@ -332,17 +346,57 @@ class StateConditionedWan(WanTransformer3DModel):
         """
         if self.merged:
             raise ValueError("the adapters are merged into the base; load before merging")
-        rank = self.settings.lora_rank
-        parts = [(folder / (ROBOT_FILE if rank else WEIGHTS_FILE), self._plain_targets())]
-        tensors = [read_tensors(parts[0][0])]
-        if rank:
-            parts.append((folder, lora_tensors(self)))
-            tensors.append(read_lora(folder, rank=rank))
-        for (where, targets), found in zip(parts, tensors, strict=True):
-            _require_fit(where, targets, {name: value.shape for name, value in found.items()})
-        for (_, targets), found in zip(parts, tensors, strict=True):
+        self.require_trained(folder)
+        for path, targets in self._trained_files(folder).items():
+            found = read_tensors(path)
             for name, target in targets.items():
                 target.copy_(found[name])
+
+    def require_trained(self, folder: Path) -> None:
+        """Raise `InputError` unless every name and shape of what `load_trained` would read fits; headers alone."""
+        if self.settings.lora_rank:
+            require_lora(folder, rank=self.settings.lora_rank)
+        for path, targets in self._trained_files(folder).items():
+            require_tensors(path, targets, tensor_shapes(path))
+
+    def _trained_files(self, folder: Path) -> dict[Path, dict[str, torch.Tensor]]:
+        """What is saved in which file, by the names there."""
+        if not self.settings.lora_rank:
+            return {folder / WEIGHTS_FILE: self._plain_targets()}
+        return {folder / ROBOT_FILE: self._plain_targets(), folder / ADAPTER_FILE: lora_tensors(self)}
+
+    # diffusers' own ways in and out know nothing of the robot branch: they would leave it out, or break.
+
+    @classmethod
+    def from_pretrained(cls, *_: object, **__: object) -> NoReturn:
+        """Refused with `UsageError`, like the others of diffusers' loaders and savers."""
+        raise UsageError(f"from_pretrained: {_OUR_WAY}")
+
+    @classmethod
+    def from_config(cls, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"from_config: {_OUR_WAY}")
+
+    @classmethod
+    def from_single_file(cls, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"from_single_file: {_OUR_WAY}")
+
+    def save_pretrained(self, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"save_pretrained: {_OUR_WAY}")
+
+    def push_to_hub(self, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"push_to_hub: {_OUR_WAY}")
+
+    def load_lora_adapter(self, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"load_lora_adapter: {_OUR_WAY}")
+
+    def save_lora_adapter(self, *_: object, **__: object) -> NoReturn:
+        """See `from_pretrained`."""
+        raise UsageError(f"save_lora_adapter: {_OUR_WAY}")
 
     def merge(self) -> None:
         """Put the adapters into the base's weights, which saves 2 % of the work in inference; there is no way back."""
@@ -382,18 +436,19 @@ class StateConditionedWan(WanTransformer3DModel):
 
     def _check_size(self, path: Path) -> None:
         """Compare a diffusers `config.json` to what this model is."""
-        try:
-            described: Any = json.loads(path.read_text())
-            kind = described.get("_class_name")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: cannot be read as a diffusers configuration: {error}") from error
+        described = read_json(path, advice=f"fetch it again, from {PUBLIC_FOLDER} say")
+        kind = described.get("_class_name")
         if kind != WanTransformer3DModel.__name__:
-            raise InputError(f"{path}: describes a {kind}, but a {WanTransformer3DModel.__name__} is needed here")
+            raise InputError(
+                f"{path}: describes a {shortened(kind, 80)}, but a {WanTransformer3DModel.__name__} is needed here"
+            )
         for name, ours in self.config.items():
             theirs = described.get(name, ours)
             if not name.startswith("_") and _plain(theirs) != _plain(ours):
                 field = _CONFIG_NAMES.get(name, name)
-                raise InputError(f"{path}: {name} is {_plain(theirs)}, but {field} of this model is {_plain(ours)}")
+                raise InputError(
+                    f"{path}: {name} is {shortened(_plain(theirs), 80)}, but {field} of this model is {_plain(ours)}"
+                )
 
 
 def _what_to_keep(lora_rank: int, _context: object, operation: object, *inputs: Any, **_: Any) -> CheckpointPolicy:
@@ -414,37 +469,24 @@ def _plain(value: object) -> object:
     return list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value
 
 
+@dataclass(frozen=True)
+class _Index:
+    """What a diffusers folder's index of weights must say."""
+
+    weight_map: dict[str, str]
+    """File by tensor."""
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a diffusers model, in one piece or as its index lists them."""
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    if not index.is_file():
-        files = sorted(folder.glob("*.safetensors"))
+    if not index.exists():
+        files = listed(folder, "*.safetensors")
         if len(files) != 1:
             raise InputError(f"{folder}: holds {len(files)} safetensors files, not one, and no {index.name}")
         return files
-    try:
-        listed: Any = json.loads(index.read_text())
-        names = sorted(set(listed["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: cannot be read as an index of weights: {error}") from error
+    names = sorted(set(read_typed(index, _Index, advice="fetch the folder again").weight_map.values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise InputError(f"{folder / name}: is missing, but {index.name} lists it; fetch the folder again")
     return [folder / name for name in names]
-
-
-def _require_fit(where: Path, targets: Mapping[str, torch.Tensor], found: Mapping[str, torch.Size]) -> None:
-    """Raise `InputError` unless the tensors found in files are those of the model, by name and shape."""
-    missing = sorted(targets.keys() - found.keys())
-    unexpected = sorted(found.keys() - targets.keys())
-    other = [name for name in sorted(targets.keys() & found.keys()) if targets[name].shape != found[name]]
-    shown = [f"{name} ({list(found[name])}, not {list(targets[name].shape)})" for name in other[:3]]
-    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shown))
-    counts = (len(missing), len(unexpected), len(other))
-    faults = [
-        f"{count} {what}: {', '.join(names[:3])}{', ...' if count > 3 else ''}"
-        for (what, names), count in zip(lists, counts, strict=True)
-        if count
-    ]
-    if faults:
-        raise InputError(f"{where}: does not fit the model; tensors {'; '.join(faults)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from foreframe.errors import require
+from foreframe.errors import require, require_revision
 from foreframe.models.config import StateEncoderConfig
 
 
@@ -54,13 +53,19 @@ class WanConfig:
     base: str | None = None
     """Folder or hub id of a diffusers model whose transformer is the base. None starts from a random one, which makes
     sense only if everything trains or nothing does."""
+    base_revision: str | None = None
+    """Commit of a base on the hub: what the id meant when the run was started with `--download`. None for a folder."""
     base_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the frozen base's matrices; tables, norms and the time embedding stay float32, as in diffusers."""
 
     def __post_init__(self) -> None:
-        counts = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "latent_channels", "freq_dim")
-        require(self, **dict.fromkeys((*counts, "text_dim", "rope_max_seq_len", "state_width"), (1, math.inf)))
-        require(self, num_prompt_rows=(2, math.inf), lora_rank=(0, math.inf))
+        # Bounds far beyond any model, so that a damaged or hostile configuration is refused before it is given memory.
+        counts = ("num_attention_heads", "attention_head_dim", "ffn_dim", "latent_channels", "freq_dim", "text_dim")
+        require(self, **dict.fromkeys((*counts, "rope_max_seq_len", "state_width", "width"), (1, 2**16)))
+        require(self, num_layers=(1, 512), num_prompt_rows=(2, 2**16), lora_rank=(0, 2**12))
+        require_revision(self, "base_revision")
+        if not all(1 <= side <= 64 for side in self.patch_size):
+            raise ValueError(f"patch_size must be numbers from 1 to 64, not {self.patch_size}")
         if self.patch_size[0] != 1:
             raise ValueError(f"patch_size must start with 1, not {self.patch_size}: a token lies in one latent frame")
         if self.lora_rank == 0 and self.base_dtype != "float32":

@@ -8,25 +8,30 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import sha256_file
+from foreframe.files import listed, naming, read_json, require_regular, sha256_file, shortened, typed
+from foreframe.manifest import MANIFEST_FILE, verify
 from foreframe.models.autoencoder import VideoAutoencoder
 from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
+from foreframe.models.hub import is_on_hub
 from foreframe.models.st_transformer import STTransformer
 from foreframe.models.tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from torch import nn
 
     from foreframe.models.wan import StateConditionedWan
@@ -45,6 +50,8 @@ _CONFIGS: dict[str, type[Any]] = {
     "VideoAutoencoder": AutoencoderConfig,
 }
 _SCALE = ".scale"
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+"""Types of numbers that are read, as safetensors calls them; the others (float8, say) need a scale nobody states."""
 _STEP = re.compile(r"step_\d{8}")
 
 
@@ -54,7 +61,7 @@ def save_model(folder: Path, model: Model, *, compact: bool = False) -> None:
     `compact` keeps matrices and kernels as int8 with a scale for each row, and the rest in half precision: a quarter
     of the size, at an error of at most 1/254 of the row's largest weight.
     """
-    description = {"class": type(model).__name__, "config": asdict(_settings(model))}
+    description = {"class": type(model).__name__, "config": asdict(without_place(_settings(model)))}
     (folder / MODEL_FILE).write_text(json.dumps(description, indent=1) + "\n")
     if is_partly_trained(model):
         partly: Any = model
@@ -69,6 +76,12 @@ def save_model(folder: Path, model: Model, *, compact: bool = False) -> None:
 def _settings(model: Any) -> Any:
     """The dataclass that a model was built from; a diffusers model's `config` is another thing."""
     return getattr(model, "settings", None) or model.config
+
+
+def without_place(settings: Any) -> Any:
+    """A model's settings without where on this machine its base lies; a hub id is a public name and stays."""
+    base = getattr(settings, "base", None)
+    return settings if base is None or is_on_hub(base) else replace(settings, base=None)
 
 
 def is_partly_trained(model: Any) -> bool:
@@ -91,22 +104,43 @@ def _compacted(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return compacted
 
 
-def _expanded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _expanded(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """Inverse of `_compacted`, in float32, up to what was rounded away; other tensors pass unchanged."""
-    scales = {name: value for name, value in tensors.items() if name.endswith(_SCALE)}
+    scales = _scale_names(tensors)
+    for name in scales:
+        value, scale = tensors[name.removesuffix(_SCALE)], tensors[name]
+        wanted = (*value.shape[:1], *[1] * (value.ndim - 1))
+        if value.dtype != torch.int8 or scale.dtype != torch.float32 or scale.shape != wanted or value.ndim < 2:
+            raise InputError(
+                f"{path}: {name} is {_said(scale)} and what it scales {_said(value)}, but scales are float32 "
+                f"{list(wanted)} of int8; take an undamaged copy"
+            )
     return {
-        name: value * scale if (scale := scales.get(name + _SCALE)) is not None else value
+        name: value * tensors[name + _SCALE] if name + _SCALE in scales else value
         for name, value in tensors.items()
         if name not in scales
     }
 
 
+def _scale_names(names: Iterable[str]) -> set[str]:
+    """Those names that stand for the scales of another tensor that is there."""
+    there = set(names)
+    return {name for name in there if name.endswith(_SCALE) and name.removesuffix(_SCALE) in there}
+
+
+def _said(value: torch.Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file; a disk that is full is an `OSError` like any other."""
+    """Write a safetensors file; a disk that is full is an `OSError` like any other, and names the file."""
     try:
-        save_file(tensors, path)
+        with naming(path):
+            save_file(tensors, path)
     except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
+        told = re.search(r"os error (\d+)", str(error))
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number) if told else str(error), str(path)) from error
 
 
 def model_class(folder: Path) -> str:
@@ -114,32 +148,67 @@ def model_class(folder: Path) -> str:
     return _description(folder)[0]
 
 
-def _description(folder: Path) -> tuple[str, Any]:
+def _description(folder: Path) -> tuple[str, dict[str, Any]]:
     """Class and configuration in `model.json`."""
-    try:
-        description = json.loads((folder / MODEL_FILE).read_text())
-        return str(description["class"]), description["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / MODEL_FILE}: cannot be read as a model description: {error}") from error
+    path, advice = folder / MODEL_FILE, "take an undamaged copy of the model"
+    description = read_json(path, advice=advice)
+    name, config = description.get("class"), description.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise InputError(f"{path}: is no description of a model, which has a class and a config; {advice}")
+    return name, config
 
 
 def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
     """Build what `model.json` describes and fill it in float32; `InputError` if it is another class or does not fit."""
     _require_class(folder, expected)
     name, config = _description(folder)
-    try:
-        settings: Any = TypeAdapter(_CONFIGS[name]).validate_python(config)
-        model = expected(settings)
-    except (ValidationError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / MODEL_FILE}: not a valid {name} configuration: {reason}") from error
+    where = f"{folder / MODEL_FILE}: not a valid {name} configuration"
+    settings: Any = typed(config, _CONFIGS[name], where=where, advice="take an undamaged copy of the model")
+    require_fit(folder, lambda: expected(settings))
+    model = expected(settings)
     load_weights(folder, model)
     return model.eval()
 
 
 def _require_class(folder: Path, expected: type[Any]) -> None:
     if (found := model_class(folder)) != expected.__name__:
-        raise InputError(f"{folder}: holds a {found}, but a {expected.__name__} is needed here")
+        raise InputError(f"{folder}: holds a {shortened(found, 80)}, but a {expected.__name__} is needed here")
+
+
+def require_fit(folder: Path, build: Callable[[], nn.Module]) -> None:
+    """Raise `InputError` unless `folder` holds the weights of the model that `build` makes.
+
+    `build` is called on the meta device and of the files only the headers are read: a configuration that asks for more
+    than is there is refused before it is given memory.
+    """
+    with torch.device("meta"):
+        model = build()
+    _require_class(folder, type(model))
+    if is_partly_trained(model):
+        partly: Any = model
+        partly.require_trained(folder)
+        return
+    path = folder / WEIGHTS_FILE
+    shapes = tensor_shapes(path)
+    scales = _scale_names(shapes)
+    require_tensors(path, model.state_dict(), {name: shapes[name] for name in shapes if name not in scales})
+
+
+def require_tensors(where: Path, targets: Mapping[str, torch.Tensor], found: Mapping[str, torch.Size]) -> None:
+    """Raise `InputError` unless the tensors found in a file are those of the model, by name and shape."""
+    missing = sorted(targets.keys() - found.keys())
+    unexpected = sorted(found.keys() - targets.keys())
+    other = [name for name in sorted(targets.keys() & found.keys()) if targets[name].shape != found[name]]
+    shown = [f"{name} ({list(found[name])}, not {list(targets[name].shape)})" for name in other[:3]]
+    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shown))
+    counts = (len(missing), len(unexpected), len(other))
+    faults = [
+        f"{count} {what}: {', '.join(names[:3])}{', ...' if count > 3 else ''}"
+        for (what, names), count in zip(lists, counts, strict=True)
+        if count
+    ]
+    if faults:
+        raise InputError(f"{where}: does not fit the model; tensors {shortened('; '.join(faults), 240)}")
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
@@ -149,21 +218,45 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         loader: Any = model
         loader.load_trained(folder)
         return
-    tensors = _expanded(read_tensors(folder / WEIGHTS_FILE))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / WEIGHTS_FILE}: does not fit the model: {reason}") from error
+    path = folder / WEIGHTS_FILE
+    tensors, targets = _expanded(read_tensors(path), path), model.state_dict()
+    require_tensors(path, targets, {name: value.shape for name, value in tensors.items()})
+    for name, value in tensors.items():
+        if value.is_floating_point() != targets[name].is_floating_point():
+            raise InputError(f"{path}: {name} is {_said(value)}, but {_said(targets[name])} of this model")
+    model.load_state_dict(tensors)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a safetensors file, on the CPU; `InputError` naming the file if it is missing or broken."""
+    tensor_shapes(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise InputError(f"{path}: cannot be read as safetensors: {shortened(error)}") from error
+
+
+def tensor_shapes(path: Path) -> dict[str, torch.Size]:
+    """Shape by name of every tensor in a safetensors file, from its header alone, which is compared with its size.
+
+    Raises `InputError` naming the file if it is missing or broken, and the tensor whose type is not read.
+    """
+    require_regular(path)
+    shapes: dict[str, torch.Size] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                entry = file.get_slice(name)
+                if (dtype := entry.get_dtype()) not in _DTYPES:
+                    raise InputError(
+                        f"{path}: {shortened(name, 80)} is of type {dtype}, which is not read; save it as float32 or "
+                        "bfloat16"
+                    )
+                shapes[name] = torch.Size(entry.get_shape())
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {shortened(error)}") from error
+    return shapes
 
 
 def weights_hash(folder: Path) -> str:
@@ -181,18 +274,48 @@ def weights_hash(folder: Path) -> str:
 def find_weights(name: str | Path) -> Path:
     """The folder that holds `model.json` for a shipped model's name, a model folder, or a run's newest checkpoint.
 
-    Raises `UsageError` if there is no such thing and `InputError` if a run has no complete checkpoint.
+    Its contents are those of its manifest (`manifest.verify`); a plain model folder may have none. Raises `UsageError`
+    if there is no such thing and `InputError` if a run has no complete checkpoint or what is there is damaged.
     """
-    shipped = shipped_runs()
-    path = shipped[str(name)] if str(name) in shipped else Path(name)
+    folder = locate_weights(name)
+    if (folder / MANIFEST_FILE).exists() or _STEP.fullmatch(folder.name):
+        verify(folder)
+    return folder
+
+
+def locate_weights(name: str | Path) -> Path:
+    """Where `find_weights` looks, before it looks closely."""
+    path = named_folder(name)
     if not path.exists():
-        raise UsageError(f"{name}: no such run or model folder, nor one of the shipped models: {', '.join(shipped)}")
-    if (path / MODEL_FILE).is_file():
+        raise UsageError(
+            f"{name}: no such run or model folder, nor one of the shipped models: {', '.join(shipped_runs())}"
+        )
+    if (path / MODEL_FILE).exists():
         return path
     steps = checkpoint_folders(path)
     if not steps:
         raise InputError(f"{path}: holds neither {MODEL_FILE} nor a finished checkpoint; train it first")
     return steps[-1]
+
+
+def named_folder(name: str | Path) -> Path:
+    """The folder that a name means, wherever one is given: that of a shipped model, or else the path itself.
+
+    `./NAME` is a path, whatever is shipped; `Path` forgets the dot, so names come as they were written. Where a folder
+    here has a shipped model's name, it is said which is meant.
+    """
+    shipped = shipped_runs().get(str(name))
+    if shipped is None:
+        return Path(name)
+    here = Path(name)
+    if here.exists() and not here.samefile(shipped) and str(name) not in _told:
+        _told.add(str(name))
+        print(f"foreframe: {name}: the shipped model is meant; for the folder here write ./{name}", file=sys.stderr)
+    return shipped
+
+
+_told: set[str] = set()
+"""Names whose clash has been said, so that it is said once."""
 
 
 def shipped_runs() -> dict[str, Path]:
@@ -203,4 +326,4 @@ def shipped_runs() -> dict[str, Path]:
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """A run's finished checkpoints, oldest first. Whatever is not named `step_` and eight digits is not finished."""
-    return sorted(folder for folder in (run / "checkpoints").glob("step_*") if _STEP.fullmatch(folder.name))
+    return [folder for folder in listed(run / "checkpoints", "step_*") if _STEP.fullmatch(folder.name)]

@@ -10,7 +10,7 @@ from foreframe.train.config import OptimConfig, TrainConfig
 
 
 def compression_136m() -> RunConfig:
-    """The winning entry: 136 M parameters on 1X's Cosmos tokens (report, section 3; 80 epochs of 306,000 clips)."""
+    """The winning entry: 136 M parameters on Cosmos tokens (report, section 3; slides; 80 epochs of 306,000 clips)."""
     return RunConfig(
         recipe="compression_136m",
         track=CompressionConfig(model=STTransformerConfig()),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from foreframe.errors import UsageError
+from foreframe.files import write_whole
 from foreframe.report.clips import ERROR_STOPS, MAX_CLIPS, NUM_ERROR_LEVELS, Clip, draw_clips
 from foreframe.report.curves import MAX_POINTS, Curve, curves
 from foreframe.report.runs import Run, find_key, read_run, spoken
@@ -61,17 +62,16 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
         raise UsageError("no run folder given; say `foreframe report RUN --out report.html`")
     if out.is_dir():
         raise UsageError(f"{out}: is a folder, the report is one file; say --out {out / 'report.html'}")
-    page = render([read_run(path) for path in runs], title=title)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"{out}: is a pipe or a device, and the report a file to keep; name one with --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written: {error.strerror or error}") from error
+    page = render([read_run(path) for path in runs], title=title)
+    write_whole(out, page.encode())
 
 
 def render(runs: Sequence[Run], *, title: str | None = None) -> str:

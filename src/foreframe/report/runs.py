@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError, UsageError
+from foreframe.files import listed
+from foreframe.scores import find_scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,8 +112,9 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"{path}: no such run folder; `foreframe train RECIPE --out {path}` makes one")
     config = _read_object(path / "config.json", missing=f"{path}: not a run folder, config.json is missing")
     scores, receipt_missing = None, False
-    if (path / "scores.json").is_file():
-        scores = read_scores(path / "scores.json")
+    found = find_scores(path)
+    if found.scores.is_file():
+        scores = read_scores(found.scores)
         receipt_missing = scores is None
     track = config.get("track")
     kind = track.get("kind") if isinstance(track, dict) else track
@@ -124,7 +127,7 @@ def read_run(path: Path) -> Run:
         journal=read_journal(path / "metrics.jsonl"),
         scores=scores,
         receipt_missing=receipt_missing,
-        prediction_files=tuple(sorted((path / "predictions").glob("*.npz"), key=_natural)),
+        prediction_files=tuple(sorted(listed(found.predictions, "*.npz"), key=_natural)),
     )
 
 

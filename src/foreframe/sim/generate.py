@@ -322,7 +322,8 @@ def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int]
         if progress is not None and frames:
             progress(done, total)
 
-    with resumable_folder(out, identity=described) as root, _nothing_for_nothing(root, config):
+    with resumable_folder(out, identity=described) as unfinished, _nothing_for_nothing(unfinished.folder, config):
+        root = unfinished.folder
         shards = _missing_shards(root, config)
         missing = sum(
             min(config.episodes_per_shard, config.episodes - shard * config.episodes_per_shard) for shard in shards
@@ -357,7 +358,7 @@ def _nothing_for_nothing(root: Path, config: SimulateConfig) -> Iterator[None]:
             for path in root.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
-                elif not path.name.startswith((".rank-", ".work.")):  # which `resumable_folder` removes
+                else:
                     path.unlink(missing_ok=True)
         raise
 

@@ -17,12 +17,15 @@ from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.encode import AnyTokenizer, TokenEncoder, check_encoding, load_tokenizer, tokens_of
 from foreframe.errors import InputError
+from foreframe.files import read_json
 from foreframe.inference.autoregressive import Rollout, clip_generator, rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
 from foreframe.metrics.tokens import TOP_K, cell_scores, top_k_scores
 from foreframe.models.config import BLOCK_FRAMES, CELL
+from foreframe.models.cosmos import CosmosTokenizer
 from foreframe.models.losses import linear_cross_entropy
 from foreframe.models.st_transformer import STTransformer
+from foreframe.permissions import NONE, Permissions
 from foreframe.states import StateStatistics
 from foreframe.tracks.config import NUM_CONTEXT, NUM_FUTURE, CompressionConfig
 from foreframe.tracks.track import Loss, Metric, Scores
@@ -77,8 +80,10 @@ class CompressionTrack:
 
     kind = "compression"
 
-    def __init__(self, config: CompressionConfig) -> None:
+    def __init__(self, config: CompressionConfig, *, permissions: Permissions = NONE) -> None:
         self.config = config
+        self.permissions = permissions
+        """What may be fetched and run for it."""
         self.state_statistics: StateStatistics | None = None
         self.token_statistics: baselines.TokenStatistics | None = None
         self.cell_statistics: baselines.CellStatistics | None = None
@@ -168,10 +173,12 @@ class CompressionTrack:
                     "with `foreframe data encode` first"
                 )
             size = self.config.model.grid * CELL
+            if isinstance(self.tokenizer, CosmosTokenizer):
+                self.tokenizer.require_trusted(encoder=True)
             encoder = TokenEncoder(tokenizer=self.tokenizer, weights=self._tokenizer_hash, size=size)
             root = tokens_of(raw, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
-        elif self.config.tokenizer is not None:
-            check_encoding(root, weights=self._tokenizer_hash)
+        else:
+            check_encoding(root, weights=None if self.config.tokenizer is None else self._tokenizer_hash)
         tokens = TokenDataset(root, on_bad_shard=on_bad_shard)
         if tokens.grid != self.config.model.grid:
             raise InputError(
@@ -220,11 +227,11 @@ class CompressionTrack:
     def load_statistics(self, folder: Path) -> None:
         """See `Track`."""
         path = folder / STATISTICS_FILE
-        try:
-            content = json.loads(path.read_text())
-            states, tokens, tokenizer = content["states"], content["tokens"], content["tokenizer_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read as training statistics: {error}") from error
+        advice = "take an undamaged copy of the checkpoint"
+        content = read_json(path, advice=advice)
+        if missing := sorted({"states", "tokens", "tokenizer_sha256"} - content.keys()):
+            raise InputError(f"{path}: cannot be read as training statistics, {missing[0]} is missing; {advice}")
+        states, tokens, tokenizer = content["states"], content["tokens"], content["tokenizer_sha256"]
         if self.config.tokenizer is not None and tokenizer not in (None, self._tokenizer_hash):
             raise InputError(
                 f"{path}: the model was trained on the tokens of other weights than {self.config.tokenizer} has now; "
@@ -251,7 +258,10 @@ class CompressionTrack:
         """See `Track`: always from its initialisation."""
 
     def loss(self, model: STTransformer, batch: Batch) -> Loss:
-        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1 (report, section 3.2)."""
+        """Teacher forcing over six grids shifted by one: position t predicts grid t + 1.
+
+        Teacher forcing is the report's (section 3.2), the shift by one *derived* (challenge-facts 4.3).
+        """
         tokens, states = _tokens(batch), self._states(batch)
         inputs = tokens[:, :-1]
         if self.config.scheduled_sampling > 0:
@@ -385,7 +395,7 @@ class CompressionTrack:
     def _opened_tokenizer(self) -> tuple[AnyTokenizer, str]:
         if self.config.tokenizer is None:
             raise InputError("this run names no tokenizer, so tokens cannot be made into frames; set track.tokenizer")
-        return load_tokenizer(self.config.tokenizer)
+        return load_tokenizer(self.config.tokenizer, permissions=self.permissions)
 
     @property
     def tokenizer(self) -> AnyTokenizer:
@@ -443,6 +453,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foreframe.data.windows import frame_indices
-from foreframe.errors import require
+from foreframe.errors import require, require_revision
 from foreframe.flow_config import FlowConfig
 from foreframe.inference.config import EnsembleConfig, RolloutConfig, SamplerConfig
 from foreframe.models.config import (
@@ -51,7 +51,7 @@ class CompressionConfig:
     """Z-score the states with the training split's statistics, closures excepted (*assumed*)."""
     scheduled_sampling: float = 0.0
     """Share of the cells of future grids that are, as training input, the model's own guess instead of the true token.
-    The report tried it without gain (section 3.2) and left it off."""
+    The report tried it without gain (section 3.4)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How evaluation picks the tokens it feeds back."""
 
@@ -94,7 +94,7 @@ class ReconstructionConfig:
         if self.freeze_encoder and not (isinstance(self.model, TokenizerConfig) and self.start_from):
             raise ValueError("freeze_encoder needs a tokenizer, and start_from, which says whose encoder it is")
         require(self, clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
-        require(self, size=(CELL, math.inf), even_usage=(0, math.inf))
+        require(self, size=(CELL, 2**14), even_usage=(0, math.inf))
         side = CELL if isinstance(self.model, TokenizerConfig) else self.model.scale_factor_spatial
         if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}, the side of a cell")
@@ -117,6 +117,8 @@ class SamplingConfig:
     """The transformer's size, its base and what of it is trained."""
     autoencoder: str | None = None
     """Whose latents: a shipped model, a run folder, or a folder in diffusers' form. None: `model.base` holds it."""
+    autoencoder_revision: str | None = None
+    """Commit of an autoencoder on the hub: what the id meant when the run was started with `--download`."""
     prompt: str | None = None
     """File with the empty prompt's embedding, made once where there is no text encoder. None: by the text encoder of
     `model.base`, or, without a base, a prompt of ones."""
@@ -131,6 +133,9 @@ class SamplingConfig:
     """Frames from the start of one clip to the next, in training (challenge-facts 5.7)."""
     val_clip_stride: int = 77
     """The same in validation and evaluation: clips that do not overlap (challenge-facts 5.10)."""
+    legacy_segment_check: bool = False
+    """Whether to list clips as the entry's loader did, in training and in evaluation: it also asks for the frame after
+    a clip, and so loses the clip that ends just where its recording or shard does (challenge-facts 1.6, 7.13)."""
     latents: Literal["cached", "online"] = "cached"
     """Encode every clip once and keep its latents on disk, or anew each time it is seen."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -138,7 +143,8 @@ class SamplingConfig:
     loss_latents: Literal["future", "last"] = "future"
     """Latent frames that the loss is over: all that are to be predicted (*assumed*), or the last alone."""
     state_dropout: float = 0.0
-    """Share of clips whose states are withheld in training, for guidance (report: 0.1 where there is any)."""
+    """Share of clips whose states are withheld in training, for guidance. Where the entry has any, its training
+    script has 0.1 (challenge-facts 5.6, [team]); the report gives no share."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Steps, solver and guidance of a prediction."""
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
@@ -149,12 +155,13 @@ class SamplingConfig:
     """The last decoded frame, or the mean of the two that show frame 76 (with `stride4_dup_last` only)."""
     unchanged_tolerance: float = 0.0
     """Difference, on the scale [-1, 1], below which a place of a sample counts as unchanged and shows the last observed
-    frame itself (`inference.unchanged`); 0 is never, as in the report, whose autoencoder loses little."""
+    frame itself (`inference.unchanged`); 0 is never, as in the entry."""
     inference_precision: Literal["no", "bf16"] = "no"
     """Precision of the transformer's and the decoder's matrix products in prediction."""
 
     def __post_init__(self) -> None:
-        require(self, size=(16, math.inf), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
+        require(self, size=(16, 2**14), clip_stride=(1, math.inf), val_clip_stride=(1, math.inf))
+        require_revision(self, "autoencoder_revision")
         require(self, state_dropout=(0, 1), unchanged_tolerance=(0, 2))
         if self.state_dropout > 0 and not self.model.guidance:
             raise ValueError("state_dropout needs model.guidance, the token that stands for no states")

@@ -99,7 +99,7 @@ class ReconstructionTrack:
             dataset = DecodedDataset(root, cache=cache, size=self.config.size, on_bad_shard=on_bad_shard)
         else:
             dataset = RawDataset(root, on_bad_shard=on_bad_shard)
-            dataset.check()
+            dataset.check(size=self.config.size)
         ids = clip_ids(dataset.all_segments(), length=length, stride=stride)
         if not ids:
             raise InputError(f"{root}: no recording is as long as a clip of {length} frames")

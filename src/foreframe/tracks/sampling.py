@@ -13,12 +13,13 @@ import torch
 from foreframe import baselines
 from foreframe.batch import Batch, to_frames
 from foreframe.data.clips import VideoClips, clip_ids
-from foreframe.data.encoding import read_encoding
+from foreframe.data.encoding import read_encoding, verify_encoded
 from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.windows import CLIP_FRAMES
 from foreframe.encode import LatentEncoder, latents_of, load_autoencoder
 from foreframe.errors import InputError
+from foreframe.files import read_json
 from foreframe.flow import (
     draw_timesteps,
     flow_matching_loss,
@@ -34,6 +35,7 @@ from foreframe.inference.flow_sampler import sample
 from foreframe.inference.unchanged import keep_unchanged
 from foreframe.metrics.image import PSNR_CAP_DB, psnr, ssim
 from foreframe.models.weights import find_weights, load_weights
+from foreframe.permissions import NONE, Permissions
 from foreframe.states import with_value
 from foreframe.tracks.config import NUM_OBSERVED, SamplingConfig
 from foreframe.tracks.track import Loss, Metric, Scores
@@ -78,8 +80,10 @@ class SamplingTrack:
 
     kind = "sampling"
 
-    def __init__(self, config: SamplingConfig) -> None:
+    def __init__(self, config: SamplingConfig, *, permissions: Permissions = NONE) -> None:
         self.config = config
+        self.permissions = permissions
+        """What may be fetched and run for it."""
         self.share: tuple[int, int] = (0, 1)
         """This process's number and how many share the members of every ensemble."""
         self.reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -178,12 +182,19 @@ class SamplingTrack:
                     f"{root}: holds latents, but scores need the frames; evaluate with --data RAW; to train, put the "
                     "raw folder in its place, or leave validation out with --train.validate-every 0"
                 )
-            expected = {"weights_sha256": self._autoencoder_hash, "frame_indices": config.frame_offsets}
-            return LatentClips(root, expected={**expected, "frame_size": config.size})
+            expected = {
+                "weights_sha256": self._autoencoder_hash,
+                "frame_indices": config.frame_offsets,
+                "frame_size": config.size,
+                "legacy_segment_check": config.legacy_segment_check,
+            }
+            clips = LatentClips(root, expected=expected)
+            verify_encoded(root)
+            return clips
         raw = RawDataset(root, on_bad_shard=on_bad_shard)
         if config.latents == "online":
-            raw.check()
-            ids = clip_ids(raw.all_segments(), stride=stride)
+            raw.check(size=config.size)
+            ids = clip_ids(raw.all_segments(), stride=stride, legacy_segment_check=config.legacy_segment_check)
             if not ids:
                 raise InputError(f"{root}: no recording is as long as a clip of {CLIP_FRAMES} frames")
             return VideoClips(raw, ids, frame_offsets=config.frame_offsets, size=config.size)
@@ -193,6 +204,7 @@ class SamplingTrack:
             size=config.size,
             frames=config.frames,
             stride=stride,
+            legacy_segment_check=config.legacy_segment_check,
         )
         clips = latents_of(root, cache=cache, encoder=encoder, on_bad_shard=on_bad_shard)
         if not len(clips):
@@ -209,10 +221,10 @@ class SamplingTrack:
     def load_statistics(self, folder: Path) -> None:
         """Read it; `InputError` if the autoencoder is another one now."""
         path = folder / STATISTICS_FILE
-        try:
-            trained_on = json.loads(path.read_text())["autoencoder_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read as training statistics: {error}") from error
+        content = read_json(path, advice="take an undamaged copy of the checkpoint")
+        if "autoencoder_sha256" not in content:
+            raise InputError(f"{path}: cannot be read as training statistics, autoencoder_sha256 is missing")
+        trained_on = content["autoencoder_sha256"]
         if trained_on != self._autoencoder_hash:
             raise InputError(
                 f"{path}: the model was trained on the latents of other weights than {self._autoencoder_name} has "
@@ -227,7 +239,7 @@ class SamplingTrack:
         from foreframe.models.wan import StateConditionedWan
 
         config = self.config
-        model = StateConditionedWan(config.model)
+        model = StateConditionedWan(config.model, permissions=self.permissions)
         own = None if config.prompt is None else Path(config.prompt).expanduser()
         if own is None and config.model.base is None:
             model.set_prompt(torch.ones(1, config.model.text_dim))
@@ -235,7 +247,13 @@ class SamplingTrack:
             # Not compared to what the base's text encoder gives, which would replace it.
             model.set_prompt(prompt_row(own))
         elif self._prompt_file is not None:
-            model.set_prompt(prompt_row(own or self._prompt_file, base=config.model.base))
+            row = prompt_row(
+                own or self._prompt_file,
+                base=config.model.base,
+                revision=config.model.base_revision,
+                permissions=self.permissions,
+            )
+            model.set_prompt(row)
         # Else no data was opened to train on: the checkpoint that comes next holds the prompt.
         return model
 
@@ -289,7 +307,7 @@ class SamplingTrack:
     def predict(self, model: StateConditionedWan, batch: Batch, *, quick: bool = False) -> SamplingPrediction:
         """The mean of an ensemble, from the context's latents and the states; `quick`: one sample of ten steps.
 
-        The report's own validation while training took ten steps (challenge-facts 5.9).
+        The validation of the team's training script takes ten steps, too (challenge-facts 5.9, [team]).
         """
         config = self.config
         sampler, members = config.sampler, config.ensemble
@@ -441,7 +459,9 @@ class SamplingTrack:
 
     @cached_property
     def _opened_autoencoder(self) -> tuple[VideoAutoencoder, str]:
-        return load_autoencoder(self._autoencoder_name)
+        own = self.config.autoencoder is not None
+        revision = self.config.autoencoder_revision if own else self.config.model.base_revision
+        return load_autoencoder(self._autoencoder_name, revision=revision, permissions=self.permissions)
 
     @property
     def autoencoder(self) -> VideoAutoencoder:
@@ -550,6 +570,10 @@ class _WithVideo:
     @property
     def skipped(self) -> Mapping[int, str]:
         return self._clips.skipped
+
+    @property
+    def encoded_fingerprint(self) -> str | None:
+        return self._clips.encoded_fingerprint
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -5,22 +5,28 @@
         statistics.json, ...            the track's training-set numbers
         optimizer.safetensors           Adam's averages by parameter name
         trainer.json                    step, elapsed seconds
-        manifest.json                   size and SHA-256 of every other file; written last
+        manifest.json                   step, run, size and SHA-256 of every other file; written last
 
 Random numbers need no saving: every step draws from a seed of its own (`train.loop`).
+
+What is read is verified first, which reads every byte of the checkpoint once to hash it: once in `evaluate` and
+`export`, twice where `train` goes on.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from foreframe.errors import InputError
-from foreframe.files import sha256_file
+from foreframe.files import listed, naming, read_typed
+from foreframe.manifest import MANIFEST_FILE, seal, sync, verify
 from foreframe.models.weights import (
     MODEL_FILE,
     PARTS,
@@ -33,17 +39,16 @@ from foreframe.models.weights import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-    import torch
 
     from foreframe.tracks.track import Track
 
-MANIFEST_FILE = "manifest.json"
 TRAINER_FILE = "trainer.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CHECKPOINT_VERSION = 1
+_ADVICE = "move that checkpoint out of the run to go on from the one before it, if there is one"
+_MOMENTS = {"exp_avg", "exp_avg_sq"}
+"""Adam's averages, in the shape and strides of their parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,27 +71,44 @@ def save_checkpoint(
     """Write the checkpoint of `progress.step` and remove all but the newest `keep`; returns its folder."""
     root = run / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".partial-*"):
+    for leftover in listed(root, ".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     final = root / f"step_{progress.step:08d}"
-    if final.exists():
-        return final
     partial = root / f".partial-{secrets.token_hex(4)}"
-    partial.mkdir()
     try:
-        save_model(partial, model)
-        track.save_statistics(partial)
-        save_tensors(_optimizer_tensors(optimizer, model), partial / OPTIMIZER_FILE)
-        (partial / TRAINER_FILE).write_text(json.dumps({"version": CHECKPOINT_VERSION, **asdict(progress)}) + "\n")
-        seal(partial)
-        partial.rename(final)
-        _sync(root)
+        with naming(final):
+            partial.mkdir()
+            save_model(partial, model)
+            track.save_statistics(partial)
+            save_tensors(_optimizer_tensors(optimizer, model), partial / OPTIMIZER_FILE)
+            (partial / TRAINER_FILE).write_text(json.dumps({"version": CHECKPOINT_VERSION, **asdict(progress)}) + "\n")
+            seal(partial, step=progress.step)
+            partial.rename(final)
+            sync(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for old in checkpoint_folders(run)[:-keep]:
-        shutil.rmtree(old)
+        _prune(old)
     return final
+
+
+_not_pruned: set[Path] = set()
+"""Checkpoints that could not be removed, so that each is told once."""
+
+
+def _prune(folder: Path) -> None:
+    """Remove an old checkpoint; where that is not allowed, another's for one, say so and keep it."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        if folder not in _not_pruned:
+            _not_pruned.add(folder)
+            print(
+                f"foreframe: {folder}: this old checkpoint cannot be removed ({error.strerror}) and stays; training "
+                "goes on",
+                file=sys.stderr,
+            )
 
 
 def load_checkpoint(
@@ -101,65 +123,56 @@ def load_checkpoint(
     return progress
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Trainer:
+    """The content of `trainer.json`."""
+
+    version: int
+    step: int
+    elapsed: float
+    window: tuple[dict[str, float], ...]
+    data_fingerprint: str
+
+
 def read_progress(folder: Path) -> Progress:
     """How far a checkpoint is, after a look at all its files (`verify`)."""
-    verify(folder)
-    trainer = _read_json(folder / TRAINER_FILE)
-    if trainer.get("version") != CHECKPOINT_VERSION:
+    manifest = verify(folder, advice=_ADVICE)
+    path = folder / TRAINER_FILE
+    trainer = read_typed(path, _Trainer, advice=_ADVICE)
+    if trainer.version != CHECKPOINT_VERSION:
         raise InputError(
-            f"{folder / TRAINER_FILE}: checkpoint version {trainer.get('version')!r}, this build reads "
-            f"{CHECKPOINT_VERSION}; train anew into another folder"
+            f"{path}: checkpoint version {trainer.version}, this build reads {CHECKPOINT_VERSION}; train anew into "
+            "another folder"
         )
+    if trainer.step != manifest.step:
+        raise InputError(f"{path}: step is {trainer.step}, but the manifest's is {manifest.step}; {_ADVICE}")
     return Progress(
-        step=trainer["step"],
-        elapsed=trainer["elapsed"],
-        window=tuple(trainer["window"]),
-        data_fingerprint=trainer["data_fingerprint"],
+        step=trainer.step,
+        elapsed=trainer.elapsed,
+        window=trainer.window,
+        data_fingerprint=trainer.data_fingerprint,
     )
 
 
 def input_files(folder: Path) -> set[str]:
-    """Names of the files that say what model it is and what it takes in: all but weights and training's own."""
+    """Names of the files that say what model it is and what it takes in: all but weights and training's own.
+
+    Hidden files are none of a checkpoint's.
+    """
     own = (MANIFEST_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, TRAINER_FILE, *PARTS)
-    return {path.name for path in folder.iterdir()} - set(own)
+    return {path.name for path in listed(folder) if not path.name.startswith(".")} - set(own)
 
 
 def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
-    """Copy the checkpoint that `model` was loaded from, weights compact and without the optimiser's state."""
-    out.mkdir()
+    """Copy the checkpoint that `model` was loaded from, weights compact and without the optimiser's state.
+
+    `out` stands in a run folder with a `config.json` of its own, whose name it is sealed with.
+    """
+    out.mkdir(parents=True)
     save_model(out, model, compact=True)
     for name in (input_files(folder) | {TRAINER_FILE}) - {MODEL_FILE}:
         shutil.copy(folder / name, out / name)
     seal(out)
-
-
-def seal(folder: Path) -> None:
-    """Flush every file to disk and write the manifest, last."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        _sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps({"version": CHECKPOINT_VERSION, "files": files}, indent=1) + "\n")
-    _sync(manifest)
-    _sync(folder)
-
-
-def verify(folder: Path) -> None:
-    """Raise `InputError` unless every file the manifest names is there with the right size and hash."""
-    advice = "delete that checkpoint folder to go on from the one before it, if there is one"
-    try:
-        files = _read_json(folder / MANIFEST_FILE)["files"]
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / MANIFEST_FILE}: is missing or damaged; {advice}") from error
-    there = {path.name for path in folder.iterdir()} - {MANIFEST_FILE}
-    if odd := sorted(there ^ expected.keys()):
-        raise InputError(f"{folder / odd[0]}: is missing, or not in the checkpoint's manifest; {advice}")
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        if path.stat().st_size != size or sha256_file(path) != digest:
-            raise InputError(f"{path}: is not what the manifest says (damaged or changed); {advice}")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, torch.Tensor]:
@@ -179,24 +192,16 @@ def _load_optimizer(path: Path, optimizer: torch.optim.Optimizer, model: Any) ->
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters.get(parameter_name)
         if parameter is None or parameter not in trained:
-            raise InputError(f"{path}: holds state of {parameter_name}, which this model does not train")
-        # Adam counts its steps on the CPU unless fused on an accelerator, and then beside the parameter.
-        optimizer.state[parameter][key] = value.to(parameter.device)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: is not a JSON object")
-    return data
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            raise InputError(f"{path}: holds state of {parameter_name}, which this model does not train; {_ADVICE}")
+        if value.shape != (parameter.shape if key in _MOMENTS else ()) or key not in {*_MOMENTS, "step"}:
+            raise InputError(f"{path}: {name} has shape {list(value.shape)}, which Adam's has not; {_ADVICE}")
+        if key in _MOMENTS:
+            # Files hold no strides. Fused Adam walks through weight and moments side by side in memory, so that both
+            # must lie there in the same order: channels last, where the weights do.
+            optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            # Adam counts its steps on the CPU unless fused on an accelerator, and then beside the parameter.
+            optimizer.state[parameter][key] = value.to(parameter.device)
+    for parameter_name, parameter in parameters.items():
+        if parameter in optimizer.state and optimizer.state[parameter].keys() != {*_MOMENTS, "step"}:
+            raise InputError(f"{path}: lacks a part of Adam's state of {parameter_name}; {_ADVICE}")

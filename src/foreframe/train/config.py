@@ -69,8 +69,8 @@ class OptimConfig:
     weight_decay: float = 0.05
     """Decoupled decay."""
     decay: Literal["matrices", "all"] = "matrices"
-    """What is decayed: matrices but no biases, norms, gains or position tables (report, section 3.2), or everything
-    trained, as in the sampling entry's script (challenge-facts 5.7)."""
+    """What is decayed: matrices but no biases, norms, gains or tables of positions (report, section 3.2) or, *assumed*,
+    of modulations; or everything trained, as in the sampling entry's script (challenge-facts 5.7, [team])."""
     gradient_clip: float = 1.0
     """Largest total gradient norm; 0 switches clipping off (*assumed*)."""
 

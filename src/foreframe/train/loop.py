@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from foreframe.data.loader import BatchSchedule, ClipDataset, ordered_batches, training_batches
-from foreframe.errors import InputError, UsageError
+from foreframe.errors import InputError, Stopped, UsageError
 from foreframe.models.weights import checkpoint_folders
 from foreframe.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from foreframe.train.journal import Journal
@@ -70,11 +71,11 @@ def train(
     optim: OptimConfig,
     accelerator: Accelerator,
     label: str = "train",
-) -> bool:
+) -> None:
     """Train to `config.num_steps`, from the newest checkpoint in `run` if there is one.
 
-    Returns False if Ctrl-C or SIGTERM asked it to stop early: a checkpoint is written first, and the same call goes
-    on from there. Weights and curves are then the same, bit for bit, as without the stop. `data_fingerprint` names
+    Raises `Stopped` if a signal (`_STOPPING`) asked it to stop early: a checkpoint is written first, and the same call
+    goes on from there. Weights and curves are then the same, bit for bit, as without the stop. `data_fingerprint` names
     the training data in every checkpoint.
     """
     num_micro_batches = accumulation_steps(config, accelerator.num_processes)
@@ -92,27 +93,28 @@ def train(
     objective, optimizer = accelerator.prepare(_Objective(track, model, config), optimizer)
     schedule = BatchSchedule(num_clips=len(train_clips), global_batch_size=config.global_batch_size, seed=config.seed)
     step, window = done.step, list(done.window)
-    with _stop_requested() as stop, _journal(run, done, config, accelerator, label=label) as journal:
+    with (
+        _stop_requested() as stop,
+        _journal(run, done, config, accelerator, label=label) as journal,
+        training_batches(
+            train_clips,
+            schedule,
+            steps=range(step, config.num_steps),
+            micro_batch_size=config.micro_batch_size,
+            num_workers=config.num_workers,
+            rank=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        ) as batches,
+    ):
         if journal is not None and config.precision == "bf16" and not has_fast_bfloat16(accelerator.device):
             journal.say("this CPU has no bfloat16 arithmetic and imitates it: --train.precision no will be far faster")
-        batches = iter(
-            training_batches(
-                train_clips,
-                schedule,
-                steps=range(step, config.num_steps),
-                micro_batch_size=config.micro_batch_size,
-                num_workers=config.num_workers,
-                rank=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-        )
         while step < config.num_steps:
             rate = set_learning_rate(optimizer, optim, step, config.num_steps)
             values = _step(accelerator, objective, optimizer, batches, num_micro_batches, config, optim, step)
             step += 1
             window.append(values)
             last = step == config.num_steps
-            stopping = _anywhere(accelerator, stop.is_set())
+            stopping = _anywhere(accelerator, stop.number)
             if step % config.log_every == 0 or last:
                 means = {name: float(np.mean([row[name] for row in window])) for name in values}
                 window.clear()
@@ -137,8 +139,7 @@ def train(
             if stopping and not last:
                 if journal is not None:
                     journal.say(f"stopped after step {step}; the same command goes on from there")
-                return False
-    return True
+                raise Stopped(stopping)
 
 
 @contextmanager
@@ -245,11 +246,12 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(2, np.uint32).view(np.uint64)[0] >> 1)
 
 
-def _anywhere(accelerator: Accelerator, wanted: bool) -> bool:
-    """Whether any process was asked to stop, agreed by all of them."""
+def _anywhere(accelerator: Accelerator, number: int) -> int:
+    """The signal that asked any process to stop, agreed by all of them; 0 for none, of several the highest."""
     if accelerator.num_processes == 1:
-        return wanted
-    return float(_reduced(accelerator, torch.tensor(float(wanted)), "sum")) > 0
+        return number
+    gathered: Any = accelerator.gather(torch.tensor([number], device=accelerator.device))
+    return int(gathered.max())
 
 
 def _reduced(accelerator: Accelerator, value: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
@@ -259,25 +261,58 @@ def _reduced(accelerator: Accelerator, value: torch.Tensor, reduction: Literal["
     return reduced
 
 
-@contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the next one interrupts at once."""
-    flag = threading.Event()
-    before: dict[int, Any] = {}
+_STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that ask for a checkpoint and an end: Ctrl-C, a scheduler's two, and a terminal that is gone."""
 
-    def restore() -> None:
-        for number, handler in before.items():
+
+_URGENT = ("SIGINT", "SIGTERM")
+_REPEATED_WITHIN = 1.0
+"""Seconds within which a second signal is the first one's echo: `timeout` and schedulers signal a process and then its
+group."""
+
+
+class _Request:
+    """Whether a signal asked training to stop, and the handler that notes it."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The first signal; 0 while there is none."""
+        self._urgent_since = math.inf
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Catch the signals, but for those that are ignored at the start, as SIGHUP is under nohup."""
+        for name in _STOPPING:
+            if name not in signal.Signals.__members__:  # Windows has not all of them
+                continue
+            number = signal.Signals[name]
+            # A shell without jobs ignores Ctrl-C for what it runs behind, where `kill -INT` is still meant.
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Handlers as they were before `listen`."""
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def ask(_number: int, _frame: object) -> None:
-        flag.set()
-        restore()
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = self.number or number
+        # A second SIGHUP means no more than the first: shell and system both send one when a terminal closes.
+        if signal.Signals(number).name in _URGENT:
+            if time.monotonic() > self._urgent_since + _REPEATED_WITHIN:
+                self.restore()
+                signal.raise_signal(number)
+            self._urgent_since = min(self._urgent_since, time.monotonic())
 
+
+@contextmanager
+def _stop_requested() -> Iterator[_Request]:
+    """Turn a signal into a request to stop after the step; another Ctrl-C or SIGTERM interrupts at once."""
+    request = _Request()
     # Signals can be caught in the main thread only; elsewhere whoever runs us handles them.
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        request.listen()
     try:
-        yield flag
+        yield request
     finally:
-        restore()
+        request.restore()

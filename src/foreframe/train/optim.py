@@ -6,10 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from foreframe.train.config import OptimConfig
 
 
@@ -24,15 +23,22 @@ def learning_rate_factor(config: OptimConfig, step: int, num_steps: int) -> floa
     return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+_HAS_MATRIX = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+"""Modules whose `weight` is a matrix of the model, LoRA's among them."""
+
+
 def decay_groups(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the trained parameters that are decayed and of those that are not.
 
-    A matrix is a weight of two or more axes (linear, convolution, token embedding); position tables are not.
+    Decayed is the `weight` of a linear layer, a convolution or the token embedding. All else is not, however many axes
+    it has: biases, norms, gains (`WanRMS_norm.gamma` has four axes), the tables of positions and of modulations
+    (`scale_shift_table` and `robot_modulation` have three), the token that stands for no states.
     """
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and "position" not in name.rsplit(".", 1)[-1]
+            owner, _, leaf = name.rpartition(".")
+            is_matrix = leaf == "weight" and isinstance(model.get_submodule(owner), _HAS_MATRIX)
             (decayed if is_matrix else kept).append(name)
     return decayed, kept
 

@@ -13,6 +13,7 @@ from foreframe.data.check.motion import Recording, Verdict, judge
 from foreframe.data.check.rows import ROW_BYTES
 from foreframe.data.check.stretches import find_stretches
 from foreframe.data.check.video import place, runs
+from foreframe.data.frame_size import frame_size_fault
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES
 from foreframe.data.video import VideoReader
 from foreframe.errors import InputError
@@ -49,10 +50,8 @@ def check_pictures(parts: Sequence[Part], inventory: Inventory, report: Report, 
     for part in parts:
         name = inventory.files["video"].get(part.number, "")
         size, rate = part.video.size, part.video.rate
-        if size is not None and size[0] != size[1]:
-            report.add(
-                "video-resolution", name, "", f"is {size[0]}x{size[1]}, not square; write the video with equal sides"
-            )
+        if size is not None and (fault := frame_size_fault(*size)):
+            report.add("video-resolution", name, "", fault)
         elif size is not None and usual is not None and size != usual:
             report.add(
                 "video-resolution",

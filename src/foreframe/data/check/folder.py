@@ -19,14 +19,15 @@ from foreframe.data.check.parts import Part, Shape, count_units, find_shape, ope
 from foreframe.data.check.rows import ROW_BYTES, check_channels, check_segments, check_states, check_tokens
 from foreframe.data.check.video import check_video
 from foreframe.data.encoding import ENCODING_KEYS, ENCODING_VERSION
+from foreframe.data.hints import numbering_fault
 from foreframe.data.layout import FETCH_AGAIN, RAW_SAMPLE_STATES, TOKEN_SAMPLE_STATES
-from foreframe.errors import UsageError
+from foreframe.data.places import require_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from foreframe.data.check.inventory import Role
+    from foreframe.data.hints import Role
 
 _SPLIT = re.compile(r"(train|val|test)(_v\d+(\.\d+)?)?(_raw)?")
 
@@ -39,10 +40,7 @@ def check_folder(
     Raises `UsageError` only where there is no such folder. `progress` is told the frames done and their number.
     """
     config = CheckConfig() if config is None else config
-    if not root.exists():
-        raise UsageError(f"{root}: does not exist; name a dataset folder")
-    if not root.is_dir():
-        raise UsageError(f"{root}: is a file; name the dataset folder that holds metadata.json")
+    require_there(root)
     report = Report()
     if holds_data(root):
         _FolderCheck(root, config, report, progress).run()
@@ -222,30 +220,12 @@ class _FolderCheck:
         counted = None
         if metadata and not (is_test and "num_shards" not in metadata):
             counted = whole_number(metadata, "num_shards", "metadata.json", report, least=1)
-        for first, last in _gaps(inventory.numbers, counted):
-            which = f"shard {first}" if first == last else f"shards {first} to {last}"
-            said = "the shards' numbers have a gap" if counted is None else f"is {counted}"
-            report.add(
-                "shard-missing",
-                "." if metadata is None else "metadata.json",
-                "" if metadata is None else "num_shards",
-                f"{said}, but there is no file of {which} (such as {inventory.expected('video', first)}); fetch them, "
-                + (
-                    "or number the files from 0"
-                    if metadata is None
-                    else "or set num_shards and num_images to what is there"
-                ),
-            )
+        if fault := None if counted is None else numbering_fault(inventory.numbers, counted):
+            report.add("shard-numbers", ".", "", fault)
+        else:
+            self._check_counted(metadata, counted)
         for number in inventory.numbers:
             present: list[Role] = [role for role in ROLES if number in inventory.files[role]]
-            if counted is not None and number >= counted:
-                report.add(
-                    "shard-extra",
-                    inventory.files[present[0]][number],
-                    "",
-                    f"belongs to shard {number}, but metadata.json counts {counted}; move the shard away, or correct "
-                    "num_shards and num_images",
-                )
             if is_test and "segments" not in present and self._counts_rows(number):
                 report.add(
                     "file-missing",
@@ -264,6 +244,34 @@ class _FolderCheck:
                         "",
                         f"is missing though shard {number} has {inventory.files[present[0]][number]}; {FETCH_AGAIN}",
                     )
+
+    def _check_counted(self, metadata: dict[str, Any] | None, counted: int | None) -> None:
+        """Shards that are not there though counted, and the other way round."""
+        inventory, report = self.inventory, self.report
+        for first, last in _gaps(inventory.numbers, counted):
+            which = f"shard {first}" if first == last else f"shards {first} to {last}"
+            said = "the shards' numbers have a gap" if counted is None else f"is {counted}"
+            report.add(
+                "shard-missing",
+                "." if metadata is None else "metadata.json",
+                "" if metadata is None else "num_shards",
+                f"{said}, but there is no file of {which} (such as {inventory.expected('video', first)}); fetch them, "
+                + (
+                    "or number the files from 0"
+                    if metadata is None
+                    else "or set num_shards and num_images to what is there"
+                ),
+            )
+        for number in inventory.numbers:
+            if counted is not None and number >= counted:
+                name = next(inventory.files[role][number] for role in ROLES if number in inventory.files[role])
+                report.add(
+                    "shard-extra",
+                    name,
+                    "",
+                    f"belongs to shard {number}, but metadata.json counts {counted}; move the shard away, or correct "
+                    "num_shards and num_images",
+                )
 
     def _counts_rows(self, number: int) -> bool:
         """Whether a shard that is read as samples is said to have as many frames as it has state rows."""

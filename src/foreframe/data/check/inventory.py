@@ -7,9 +7,11 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from foreframe.data.hints import FILE_NAMES, Role, rename_hint
 from foreframe.data.layout import FETCH_AGAIN
+from foreframe.files import MAX_JSON_BYTES, POINTER_HINT, is_pointer, parse_json, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,15 +19,9 @@ if TYPE_CHECKING:
     from foreframe.data.check.findings import Report
     from foreframe.data.layout import Kind, Style
 
-Role = Literal["metadata", "video", "states", "segments"]
 ROLES: tuple[Role, ...] = ("metadata", "video", "states", "segments")
 
-_PATTERNS: dict[Role, re.Pattern[str]] = {
-    "metadata": re.compile(r"metadata_(0|[1-9]\d{0,8})\.json"),
-    "video": re.compile(r"video_(0|[1-9]\d{0,8})\.(?:mp4|bin)"),
-    "states": re.compile(r"states_(0|[1-9]\d{0,8})\.bin"),
-    "segments": re.compile(r"segment_idx_(0|[1-9]\d{0,8})\.bin"),
-}
+_PATTERNS = FILE_NAMES
 _FOLDERS: dict[Role, tuple[str, ...]] = {
     "metadata": ("metadata",),
     "video": ("videos",),
@@ -36,7 +32,6 @@ _BESIDE = re.compile(
     r"\..*|metadata\.json|encoding\.json|sim|(readme|licen[cs]e|changelog|notice|citation)\b.*|.*\.md", re.I
 )
 """What may lie beside the data."""
-_LARGEST_JSON = 1 << 20
 _LARGEST_NUMBER = 1 << 63
 
 
@@ -112,10 +107,9 @@ def take_inventory(root: Path, report: Report) -> Inventory:
     nested_files = sum(
         1 for entries in nested.values() for name, _ in entries for p in _PATTERNS.values() if p.fullmatch(name)
     )
-    inventory.style = (
-        "flat" if flat_files > nested_files or (flat_files == nested_files and not chosen) else "subfolders"
-    )
-    if most == 0 and (root / "encoding.json").exists():
+    nothing_named = flat_files == nested_files and not chosen
+    inventory.style = "flat" if flat_files > nested_files or (nothing_named and not nested) else "subfolders"
+    if most == 0 and any(name == "encoding.json" for name, _ in top):
         inventory.kind = "tokens"
     held = [f"{count} {kind} in {folder or 'the folder itself'}" for (kind, folder), count in found.items() if count]
     if len({kind for (kind, _), count in found.items() if count}) > 1:
@@ -151,7 +145,9 @@ def _collect(
     inventory: Inventory, top: list[tuple[str, bool]], nested: dict[str, list[tuple[str, bool]]], report: Report
 ) -> None:
     """Sort every entry into its role, or report it."""
-    home = {folder: role for role, folder in inventory.folders.items()} if inventory.style == "subfolders" else {}
+    home: dict[str, Role] = {}
+    if inventory.style == "subfolders":
+        home = {folder: role for role, folder in inventory.folders.items()}
     suffix = ".mp4" if inventory.kind == "raw" else ".bin"
     for folder, entries in [("", top), *nested.items()]:
         for name, _ in entries:
@@ -166,7 +162,7 @@ def _collect(
                         continue  # its files are told one by one
                     known = False
                 if not known:
-                    report.add("file-extra", path, "", "is not part of the layout; move it elsewhere")
+                    report.add("file-extra", path, "", _said_of_extra(inventory, home.get(folder), name))
             elif home.get(folder) != role if inventory.style == "subfolders" else folder:
                 report.add(
                     "file-extra", path, "", f"lies in the wrong place; move it to {inventory.expected(role, number)}"
@@ -178,6 +174,16 @@ def _collect(
             else:
                 inventory.files[role][number] = path
                 _measure(inventory, path, report)
+
+
+def _said_of_extra(inventory: Inventory, role: Role | None, name: str) -> str:
+    """What to do about a file of no known name; `role` is that of the folder it lies in, if it has one."""
+    wanted = None if role is None else rename_hint(name, role)
+    if wanted is None and inventory.style == "flat" and name.lower().endswith(".mp4"):
+        wanted = rename_hint(name, "video")
+    if wanted is not None:
+        return f"is not part of the layout by its name; if it is {wanted}, rename it, else move it elsewhere"
+    return "is not part of the layout; move it elsewhere"
 
 
 def _role(name: str) -> tuple[Role | None, int]:
@@ -201,6 +207,9 @@ def check_file(root: Path, name: str, report: Report, *, may_be_empty: bool = Fa
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             report.add("not-a-file", name, "", f"is {_what(status.st_mode)}, not a file; replace it: {FETCH_AGAIN}")
+            return None
+        if is_pointer(path):
+            report.add("git-lfs-pointer", name, "", POINTER_HINT)
             return None
         with path.open("rb"):
             pass
@@ -251,19 +260,25 @@ def read_json(root: Path, name: str, report: Report) -> dict[str, Any] | None:
                 "not-a-file", name, "", f"is {_what(path.stat().st_mode)}, not a file; replace it: {FETCH_AGAIN}"
             )
             return None
-        if (size := path.stat().st_size) > _LARGEST_JSON:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
             report.add("metadata-invalid", name, "", f"has {size} bytes where a few keys are expected; {FETCH_AGAIN}")
             return None
+        if is_pointer(path):
+            report.add("git-lfs-pointer", name, "", POINTER_HINT)
+            return None
         twice: list[str] = []
-        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=lambda pairs: _object(pairs, twice))
+        # A number that is none stays as its text, so that what is told of it names the key.
+        content = parse_json(
+            path.read_bytes().decode("utf-8"), objects=lambda pairs: _object(pairs, twice), odd_number=str
+        )
     except json.JSONDecodeError as error:
         report.add("metadata-invalid", name, f"byte {error.pos}", f"is not JSON ({error.msg}); {FETCH_AGAIN}")
         return None
     except UnicodeDecodeError as error:
         report.add("metadata-invalid", name, f"byte {error.start}", f"is not UTF-8 text; {FETCH_AGAIN}")
         return None
-    except (ValueError, RecursionError):
-        report.add("metadata-invalid", name, "", f"cannot be read as JSON; {FETCH_AGAIN}")
+    except ValueError as error:
+        report.add("metadata-invalid", name, "", f"cannot be read as JSON ({shortened(error, 80)}); {FETCH_AGAIN}")
         return None
     except OSError as error:
         report.add("unreadable", name, "", f"cannot be read ({error.strerror}); mend the link or its permissions")

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreframe.data.check.inventory import read_json, whole_number
-from foreframe.data.check.rows import (
-    ROW_BYTES,
-    Array,
-    ChannelRanges,
-    looks_float,
-    open_array,
-    swapped_integers,
-    swapped_states,
-    token_blocks,
-)
+from foreframe.data.check.rows import ROW_BYTES, ChannelRanges, token_blocks
 from foreframe.data.check.video import VideoFacts
+from foreframe.data.hints import (
+    FLOATS,
+    SWAPPED,
+    Array,
+    axes_hint,
+    integers_fault,
+    integers_hint,
+    integers_type,
+    is_other_robot,
+    open_array,
+    states_hint,
+    states_type,
+    swapped_states,
+    tokens_hint,
+)
 from foreframe.data.layout import FETCH_AGAIN, TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS
 from foreframe.states import NUM_CHANNELS
 
@@ -142,7 +148,9 @@ def open_part(part: Part, inventory: Inventory, shape: Shape, report: Report) ->
         part.segments = _open_segments(inventory, name, units, report)
     name = inventory.readable("video", part.number)
     if name and inventory.kind == "tokens":
-        part.tokens = _open_tokens(inventory, name, shape.blocks(units), shape.grid, report)
+        part.tokens = _open_tokens(
+            inventory, name, shape.blocks(units), report, grid=shape.grid, frames=shape.frames(units)
+        )
     elif name and part.video.num_frames is not None and part.video.num_frames != shape.frames(units):
         report.add(
             "frames-mismatch",
@@ -165,18 +173,12 @@ def _size(inventory: Inventory, role: Any, number: int) -> int:
 def _open_states(inventory: Inventory, name: str, rows: int, report: Report) -> Array | None:
     size, expected, path = inventory.sizes[name], rows * ROW_BYTES, inventory.root / name
     said = f"has {size} bytes, {rows} rows of 25 float32 are {expected}"
-    dtype = "<f4"
-    if size == 2 * expected and _sane(open_array(path, "<f8", rows * NUM_CHANNELS)):
-        dtype = "<f8"
-    elif 2 * size == expected and _sane(open_array(path, "<f2", rows * NUM_CHANNELS)):
-        dtype = "<f2"
+    dtype, hint = states_type(path, size, rows), states_hint(path, size, rows, advice=FETCH_AGAIN)
     if dtype != "<f4":
-        report.add(
-            "states-dtype",
-            name,
-            "",
-            f"{said}: float{'64' if dtype == '<f8' else '16'} instead of float32? write it as little-endian float32",
-        )
+        report.add("states-dtype", name, "", f"{said}; {hint}")
+    elif size != expected and is_other_robot(path, size, rows):
+        report.add("states-channels", name, "", f"{said}; {hint}")
+        return None  # read as EVE's, none of it would make sense
     elif size != expected:
         full, rest = divmod(size, ROW_BYTES)
         part_of = f", the last cut after {rest} bytes" if rest else ""
@@ -184,86 +186,65 @@ def _open_states(inventory: Inventory, name: str, rows: int, report: Report) -> 
             "states-size",
             name,
             f"row {min(full, rows)} (byte {min(full, rows) * ROW_BYTES})",
-            f"{said}: it has {full} whole rows{part_of} for {rows} frames; {FETCH_AGAIN}",
+            f"{said}: it has {full} whole rows{part_of} for {rows} frames; {hint}",
         )
         rows = min(full, rows)
     values = open_array(path, dtype, rows * NUM_CHANNELS)
     if dtype == "<f4" and swapped_states(values):
-        _say_swapped(name, report)
+        report.add("byte-order", name, "byte 0", SWAPPED)
         values = open_array(path, ">f4", rows * NUM_CHANNELS)
     return values.reshape(rows, NUM_CHANNELS) if rows else None
 
 
-def _sane(values: Array) -> bool:
-    """Whether numbers read as another type could be a robot's states, in whatever unit."""
-    size = np.abs(np.asarray(values[: 1 << 16]).astype(np.float64))
-    wild = ~np.isfinite(size) | (size > 1e3) | ((size > 0) & (size < 1e-18))
-    return bool(wild.mean() < 0.02)
-
-
-def _say_swapped(name: str, report: Report) -> None:
-    report.add("byte-order", name, "byte 0", "holds big-endian numbers; swap their bytes: little-endian is wanted")
+def _open_integers(inventory: Inventory, name: str, count: int, kind: str, report: Report) -> Array:
+    """The first `count` ids or tokens of a file, whatever their type; what it is not is reported as `kind`."""
+    size, path = inventory.sizes[name], inventory.root / name
+    dtype = integers_type(path, size, count, tokens=kind == "tokens-dtype")
+    if hint := integers_hint(dtype):
+        report.add(kind, name, "", f"has {size} bytes, {count} int32 are {4 * count}: {hint}")
+        return open_array(path, dtype, count)
+    values = open_array(path, "<i4", count)
+    fault = integers_fault(values)
+    if fault is None:
+        return values
+    report.add(*((kind, name, "") if fault == FLOATS else ("byte-order", name, "byte 0")), fault)
+    return open_array(path, "<f4" if fault == FLOATS else ">i4", count)
 
 
 def _open_segments(inventory: Inventory, name: str, count: int, report: Report) -> Array | None:
-    size, path = inventory.sizes[name], inventory.root / name
-    other = (
-        {2.0: ("<i8", "int64"), 0.5: ("<i2", "int16"), 0.25: ("u1", "uint8")}.get(size / (4 * count)) if count else None
-    )
-    said = f"has {size} bytes, {count} int32 are {4 * count}"
-    if other is not None:
-        report.add("segments-dtype", name, "", f"{said}: {other[1]} instead of int32? write it as little-endian int32")
-        return open_array(path, other[0], count)
-    if size != 4 * count:
+    size = inventory.sizes[name]
+    if size != 4 * count and not integers_hint(integers_type(inventory.root / name, size, count)):
         full = min(size // 4, count)
         report.add(
             "segments-size",
             name,
             f"row {full} (byte {4 * full})",
-            f"{said}: {size // 4} ids for {count} frames; {FETCH_AGAIN}",
+            f"has {size} bytes, {count} int32 are {4 * count}: {size // 4} ids for {count} frames; {FETCH_AGAIN}",
         )
         count = full
-    values = open_array(path, "<i4", count)
-    if looks_float(values):
-        report.add("segments-dtype", name, "", "holds float32 numbers instead of int32; write it as int32")
-        return open_array(path, "<f4", count)
-    if swapped_integers(values):
-        _say_swapped(name, report)
-        return open_array(path, ">i4", count)
-    return values
+    return _open_integers(inventory, name, count, "segments-dtype", report)
 
 
-def _open_tokens(inventory: Inventory, name: str, blocks: int, grid: int, report: Report) -> Array | None:
+def _open_tokens(
+    inventory: Inventory, name: str, blocks: int, report: Report, *, grid: int, frames: int
+) -> Array | None:
     size, path = inventory.sizes[name], inventory.root / name
     cells = TOKEN_BLOCK_GRIDS * grid * grid
-    expected = blocks * cells * 4
-    other = {2.0: ("<i8", "int64"), 0.5: ("<u2", "uint16")}.get(size / expected) if expected else None
-    said = f"has {size} bytes, {blocks} blocks of 3 int32 grids of {grid}x{grid} are {expected}"
-    if other is not None:
-        report.add(
-            "tokens-dtype",
-            name,
-            "",
-            f"{said}: {other[1]} instead of int32? write it as little-endian int32, or {FETCH_AGAIN}",
-        )
-        return token_blocks(open_array(path, other[0], blocks * cells), blocks, grid)
-    if size != expected:
+    if size != blocks * cells * 4 and not integers_hint(integers_type(path, size, blocks * cells, tokens=True)):
         full = min(size // (cells * 4), blocks)
+        hint = tokens_hint(path, size, frames, grid=None, block_frames=TOKEN_BLOCK_FRAMES)
         report.add(
             "tokens-size",
             name,
             f"block {full} (byte {full * cells * 4})",
-            f"{said}: {size // (cells * 4)} whole blocks where {blocks} are wanted; {FETCH_AGAIN}",
+            f"has {size} bytes, {blocks} blocks of 3 int32 grids of {grid}x{grid} are {blocks * cells * 4}: "
+            + (hint or f"{size // (cells * 4)} whole blocks where {blocks} are wanted; {FETCH_AGAIN}"),
         )
         blocks = full
-    values = open_array(path, "<i4", blocks * cells)
-    if looks_float(values):
-        report.add("tokens-dtype", name, "", "holds float32 numbers instead of int32; write it as int32")
-        values = open_array(path, "<f4", blocks * cells)
-    elif swapped_integers(values):
-        _say_swapped(name, report)
-        values = open_array(path, ">i4", blocks * cells)
-    return token_blocks(values, blocks, grid) if blocks else None
+    values = token_blocks(_open_integers(inventory, name, blocks * cells, "tokens-dtype", report), blocks, grid)
+    if blocks and (hint := axes_hint(values)):
+        report.add("tokens-order", name, "", hint)
+    return values if blocks else None
 
 
 def find_shape(parts: list[Part], inventory: Inventory, *, rows_each: int, grid: int | None) -> Shape:
@@ -357,9 +338,9 @@ def _common_grid(parts: list[Part], inventory: Inventory, rows_each: int | None)
 
 
 def _looks_int64(inventory: Inventory, number: int) -> bool:
-    """Whether a token file's numbers take eight bytes: the upper four are empty."""
+    """Whether a token file's numbers take eight bytes: the upper four, which come last or first, are empty."""
     name = inventory.readable("video", number)
     if name is None or inventory.sizes[name] < 8:
         return False
     words = np.asarray(open_array(inventory.root / name, "<i4", min(inventory.sizes[name] // 8 * 2, 1 << 14)))
-    return not words[1::2].any() and bool(words[::2].any())
+    return bool(words[1::2].any()) != bool(words[::2].any())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,8 @@ from foreframe.data.layout import FETCH_AGAIN, TOKEN_BLOCK_GRIDS
 from foreframe.states import CHANNELS, NUM_CHANNELS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from foreframe.data.check.findings import Report
+    from foreframe.data.hints import Array
 
 _PIECE = 1 << 16
 """Rows looked at at once."""
@@ -23,8 +22,6 @@ ROW_BYTES = NUM_CHANNELS * 4
 """Bytes of a row of states."""
 _LIMITS = np.array([{"angle": 4 * np.pi, "closure": 2.0, "velocity": 20.0}[channel.kind] for channel in CHANNELS])
 """Two turns, twice shut, and faster than any humanoid."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass
@@ -51,42 +48,6 @@ class ChannelRanges:
     def constant(self) -> npt.NDArray[np.bool_]:
         """(25,) channels that have one value."""
         return self.low == self.high
-
-
-def open_array(path: Path, dtype: str, count: int) -> Array:
-    """The first `count` numbers of a file, mapped into memory; empty if there are none."""
-    if count <= 0:
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
-
-
-def swapped_states(values: Array) -> bool:
-    """Whether float32 numbers (n,) make sense only with their bytes the other way round."""
-    sample = np.asarray(values[: 1 << 16], dtype="<f4")
-    return len(sample) > 0 and _absurd(sample) > 0.2 and _absurd(sample.view(">f4")) < 0.01
-
-
-def _absurd(values: Array) -> float:
-    with np.errstate(invalid="ignore"):  # bytes that are no number
-        size = np.abs(values.astype(np.float64))
-    return float((~np.isfinite(size) | (size > 1e6) | ((size > 0) & (size < 1e-20))).mean())
-
-
-def swapped_integers(values: Array) -> bool:
-    """Whether int32 numbers (n,) are big-endian: small numbers with their bytes the other way round."""
-    sample = np.asarray(values[: 1 << 16], dtype="<i4")
-    other = sample.view(">i4").astype(np.int64)
-    # An id or token below 2^16, swapped, has its two low bytes empty.
-    return len(sample) > 0 and bool(sample.any()) and not (sample & 0xFFFF).any() and bool((other >= 0).all())
-
-
-def looks_float(values: Array) -> bool:
-    """Whether int32 numbers (n,) are float32 whole numbers: 0, or 1.0 and above by their bits."""
-    sample = np.asarray(values[: 1 << 16], dtype="<i4")
-    if len(sample) == 0 or not sample.any():
-        return False
-    floats = sample.view("<f4").astype(np.float64)
-    return bool(((sample == 0) | ((sample >= 0x3F800000) & (floats < 1e6) & (floats == np.round(floats)))).all())
 
 
 def check_states(states: Array, name: str, report: Report) -> ChannelRanges:

@@ -16,11 +16,14 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation
 
 from foreframe.data.check.motion import MOTION_SIZE, image_motion
+from foreframe.data.film import LARGEST_INDEX, boxes, films, too_many_films
 from foreframe.data.layout import FETCH_AGAIN
-from foreframe.data.video import ONE_THREAD
+from foreframe.data.video_decoder import ONE_THREAD
+from foreframe.data.video_index import VideoIndex
+from foreframe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from av.container import InputContainer
@@ -34,8 +37,10 @@ _BATCH = 128
 """Pictures whose motion is measured at once."""
 _BLACK = 20
 """Largest luma of a black picture; 16 is black itself."""
-_LARGEST_INDEX = 1 << 26
-"""Bytes of an mp4's index up to which it is looked into; an hour of pictures has 2 MB."""
+_FEW = 8
+"""Pictures that are too few to tell rounded times from uneven ones."""
+_OFTEN = 0.125
+"""Share of steps that rounding makes longer or shorter; below it pictures are taken to be missing."""
 _SAME = 2
 """Largest difference, in levels of a small grey picture, that a codec leaves where nothing moves."""
 
@@ -77,17 +82,27 @@ def check_video(
         report.add("video-container", name, "", f"cannot be opened as a video ({_reason(error)}); {FETCH_AGAIN}")
         return facts
     with container:
-        if not container.streams.video:
-            held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        streams = films(container)
+        if not streams:
+            kinds = {"a cover" if stream.type == "video" else stream.type for stream in container.streams}
+            held = ", ".join(sorted(kinds)) or "nothing"
             report.add("video-no-stream", name, "", f"holds no pictures, only {held}; {FETCH_AGAIN}")
             return facts
-        stream = container.streams.video[0]
+        if len(streams) > 1:
+            report.add("video-several", name, "", too_many_films(streams))
+        stream = streams[0]
         # PyAV says that there always is one, and gives None where it has no decoder.
         if cast("object", stream.codec_context) is None:
             report.add("video-container", name, "", f"names a codec that is not known; {FETCH_AGAIN}")
             return facts
         stream.codec_context.thread_count = 1
         _Pass(facts, name, report, decode, motion_frames, on_frame).run(container, stream)
+    if not any(file == name for _, file in report.counts):
+        # What decodes in one go may still not be read frame by frame.
+        try:
+            VideoIndex.read(path)
+        except InputError as error:
+            report.add("video-undecodable", name, "", str(error).removeprefix(f"{path}: "))
     return facts
 
 
@@ -110,7 +125,7 @@ def _check_boxes(path: Path, name: str, report: Report) -> bool:
                 report.add("video-container", name, f"byte {place}", f"holds no mp4 box there; {FETCH_AGAIN}")
                 break
             kinds.append(kind)
-            if kind == b"moov" and place + length <= size and length <= _LARGEST_INDEX:
+            if kind == b"moov" and place + length <= size and length <= LARGEST_INDEX:
                 file.seek(place)
                 _check_matrix(file.read(length), name, place, report)
             if place + length > size:
@@ -131,10 +146,10 @@ def _check_boxes(path: Path, name: str, report: Report) -> bool:
 
 def _check_matrix(moov: bytes, name: str, offset: int, report: Report) -> None:
     """Whether the pictures' track header asks for them to be turned or mirrored."""
-    for track, begin, end in _boxes(moov, 8, len(moov)):
+    for track, begin, end in boxes(moov, 8, len(moov)):
         if track != b"trak" or b"vide" not in moov[begin:end]:
             continue
-        for kind, first, last in _boxes(moov, begin, end):
+        for kind, first, last in boxes(moov, begin, end):
             if kind != b"tkhd" or last <= first:
                 continue
             at = first + (52 if moov[first] == 1 else 40)
@@ -147,16 +162,6 @@ def _check_matrix(moov: bytes, name: str, offset: int, report: Report) -> None:
                     "asks players to turn or mirror its pictures (display matrix), which readers of the data ignore; "
                     "write the pictures as they are to be seen",
                 )
-
-
-def _boxes(content: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind of each box from `begin` to `end`, and where its content begins and ends."""
-    while begin + 8 <= end:
-        length = int.from_bytes(content[begin : begin + 4], "big")
-        if length < 8 or begin + length > end:
-            return
-        yield content[begin + 4 : begin + 8], begin + 8, begin + length
-        begin += length
 
 
 class _Pass:
@@ -307,9 +312,14 @@ class _Pass:
         if len(steps) == 0 or stream.time_base is None:
             return
         usual = float(np.median(steps))
+        uneven = np.abs(steps - usual) > 0.5 * max(usual, 1)
         if usual > 0:
-            self.facts.rate = 1 / (usual * float(stream.time_base))
-        for frame in np.flatnonzero(np.abs(steps - usual) > 0.5 * max(usual, 1)).tolist():
+            # Their mean, not the usual one: in milliseconds 30 pictures a second are 33, 33 and 34 apart.
+            self.facts.rate = 1 / (float(steps[~uneven].mean()) * float(stream.time_base))
+        if _is_rounding(times, steps, usual, uneven):
+            self.facts.rate = len(steps) / (float(times[-1] - times[0]) * float(stream.time_base))
+            return
+        for frame in np.flatnonzero(uneven).tolist():
             self.report.add(
                 "video-timestamps",
                 self.name,
@@ -317,6 +327,20 @@ class _Pass:
                 f"comes {steps[frame] * float(stream.time_base):.4f} s after the one before, others "
                 f"{usual * float(stream.time_base):.4f} s; write the video with even time stamps",
             )
+
+
+def _is_rounding(
+    times: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], usual: float, uneven: npt.NDArray[np.bool_]
+) -> bool:
+    """Whether steps differ only because even times were rounded to a time base nearly as coarse as they are.
+
+    Then a step more or less comes again and again, and no stamp is away from the straight line; a picture that is
+    missing now and then also makes steps longer, but seldom.
+    """
+    if not len(times) > _FEW or np.abs(steps - usual).max() > 1 or uneven.mean() < _OFTEN:
+        return False
+    line = times[0] + np.arange(len(times)) * (float(times[-1] - times[0]) / len(steps))
+    return bool(np.ptp(times - line) <= 2)
 
 
 def runs(numbers: list[int]) -> list[tuple[int, int]]:
