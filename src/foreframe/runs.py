@@ -21,7 +21,7 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
-from foreframe.files import listed, locked
+from foreframe.files import listed, locked, meant_run
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -227,10 +227,13 @@ def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path,
     """A run's folder, found by a shipped one's name too, and its configuration with what is to be replaced in it."""
     folder = named_folder(folder)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such run folder; `foreframe train RECIPE --out {folder}` makes one")
+        near = meant_run(folder, CONFIG_FILE) if folder.exists() else ""
+        advice = near or f"; `foreframe train RECIPE --out {folder}` makes one"
+        raise UsageError(f"{folder}: {'is no folder' if folder.exists() else 'no such run folder'}{advice}")
     refuse_other_forms(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}")
+        near = meant_run(folder, CONFIG_FILE)
+        raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}{near}")
     config = load_config(folder)
     for name, value in (predicting or {}).items():
         if not hasattr(config.track, name):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import listed
+from foreframe.files import listed, meant_run
 from foreframe.scores import find_scores
 
 if TYPE_CHECKING:
@@ -108,8 +108,14 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """The run folder at `path`. Only config.json must be there; what else is missing stays empty."""
+    if len(path.parts) == 1 and not path.is_absolute():
+        _refuse_shipped(path)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such run folder; `foreframe train RECIPE --out {path}` makes one")
+        near = meant_run(path, "config.json") if path.exists() else ""
+        advice = near or f"; `foreframe train RECIPE --out {path}` makes one"
+        raise UsageError(f"{path}: {'is no folder' if path.exists() else 'no such run folder'}{advice}")
+    if not (path / "config.json").exists():
+        raise InputError(f"{path}: not a run folder, config.json is missing{meant_run(path, 'config.json')}")
     config = _read_object(path / "config.json", missing=f"{path}: not a run folder, config.json is missing")
     scores, receipt_missing = None, False
     found = find_scores(path)
@@ -129,6 +135,16 @@ def read_run(path: Path) -> Run:
         receipt_missing=receipt_missing,
         prediction_files=tuple(sorted(listed(found.predictions, "*.npz"), key=_natural)),
     )
+
+
+def _refuse_shipped(path: Path) -> None:
+    from foreframe.models.weights import shipped_runs  # which imports torch, of no use to a page
+
+    if str(path) in shipped_runs():
+        raise UsageError(
+            f"{path}: is the shipped model, which holds no scores; `foreframe export {path} --out RUN` makes a copy, "
+            f"`foreframe evaluate RUN` its scores, `foreframe report RUN` the page; for a folder here write ./{path}"
+        )
 
 
 def read_scores(path: Path) -> Scores | None:
