@@ -157,7 +157,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permi
     config = _pinned(config, permissions=permissions)
     track = build_track(config, permissions=permissions)
     newest = checkpoints[-1]
-    require_fit(newest, track.build)
+    require_fit(newest, config.track.model, track.build)
     model = track.build()
     progress = load_checkpoint(newest, track=track, model=model)
     return Run(folder=folder, config=config, track=track, model=model.eval(), checkpoint=newest, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,13 +48,24 @@ def read_archive(path: Path, *, wanted: Callable[[str], bool]) -> dict[str, npt.
         raise InputError(f"{path}: cannot be read as a saved clip: {error}") from error
     except (
         OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError,
-        RuntimeError, RecursionError, SyntaxError, zipfile.BadZipFile, zlib.error,
+        RuntimeError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise InputError(f"{path}: cannot be read as a saved clip ({shortened(error, 120)})") from error
 
 
 class _Unfit(Exception):
     """Why an archive is refused; becomes an `InputError` where the file's name is known."""
+
+
+def _header(file: IO[bytes], shown: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type that a member claims."""
+    try:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        return read(file)
+    # NumPy reads it as Python's literals: what else is there comes out as any error of the parser or tokenizer.
+    except Exception as error:
+        raise _Unfit(f"array {shown} has no header that is read ({type(error).__name__})") from error
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -69,11 +80,7 @@ def _array(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> npt.ND
     if info.compress_type not in _PACKED:
         raise _Unfit(f"array {shown} is packed by method {info.compress_type}, only stored and deflated are read")
     with archive.open(info) as file:
-        version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise _Unfit(f"array {shown} is of NumPy's format {version}")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
+        shape, is_fortran, dtype = _header(file, shown)
         is_text = dtype.kind == "U" and shape == () and dtype.itemsize <= MAX_TEXT
         if dtype != np.uint8 and not is_text:
             raise _Unfit(f"array {shown} is {dtype} {shortened(shape, 60)}, must be uint8 or a single text")
