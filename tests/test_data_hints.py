@@ -16,7 +16,6 @@ import pytest
 import foreframe
 from conftest import write_raw
 from foreframe.cli import run
-from foreframe.config import build_track
 from foreframe.data.check import CheckConfig, check_folder
 from foreframe.data.clips import TokenClips, VideoClips
 from foreframe.data.describe import describe
@@ -29,6 +28,7 @@ from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.errors import InputError, UsageError
 from foreframe.recipes import RECIPES
+from foreframe.tracks.table import build_track
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
 FOLDERS = ("videos", "robot_states", "segment_indices", "metadata")

@@ -200,7 +200,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permi
         newest = checkpoints[-1]
         try:
             if model is None:
-                require_fit(newest, track.build)
+                require_fit(newest, config.track.model, track.build)
                 model = track.build()
             progress = load_checkpoint(newest, track=track, model=model)
             return Run(
