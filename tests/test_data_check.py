@@ -462,7 +462,7 @@ def test_whole_folders_are_clean(whole: dict[str, Path], tmp_path: Path) -> None
     (nested / "robot_states").rename(nested / "states")
     (nested / "segment_indices").rename(nested / "segment_idx")
     for name in ("README.md", "LICENSE", ".hidden", "encoding.json"):
-        (nested / name).write_text(json.dumps(ENCODING))
+        (nested / name).write_bytes(sealed(ENCODING))
     (nested / "sim").mkdir()
     assert found(nested) == []
 
@@ -658,6 +658,14 @@ def test_whole_latents_are_clean(tmp_path: Path) -> None:
     (root / "clips_0.bin").write_bytes(content[:-4] + np.float32(np.inf).tobytes())
     (one,) = found(root)
     assert one.kind == "latents-not-finite" and "clip 4" in one.where
+
+
+def test_numbers_that_could_be_right_are_compared_with_what_was_encoded(tmp_path: Path) -> None:
+    root = write_latents(tmp_path / "latents")
+    poke(root, start=(1, 9))
+    (one,) = found(root)
+    assert (one.kind, one.file, one.where) == ("metadata-mismatch", "encoding.json", "files")
+    assert one.message.startswith("clips_0.bin: was changed after it had been written")
 
 
 def test_any_bytes_as_latents(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import foreframe.encode
-from conftest import SIZE, die, in_child, limited, no_locks, tiny_compression_config, write_raw
+from conftest import SIZE, die, in_child, limited, no_locks, tiny_compression_config, tiny_sampling_config, write_raw
 from foreframe.batch import collate, to_video
 from foreframe.cli import run
 from foreframe.data import folders
@@ -589,7 +589,7 @@ def damages(kind: str) -> dict[str, Any]:
 
     def turn(root: Path) -> None:
         content = bytearray((root / name).read_bytes())
-        content[len(content) // 2] ^= 1
+        content[-1] ^= 1
         (root / name).write_bytes(bytes(content))
 
     def other(root: Path) -> None:
@@ -693,6 +693,39 @@ def test_two_processes_that_want_one_cache_make_it_once(
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1
     assert f"waiting for another process (pid {child})" in said[0]
+
+
+def test_a_process_that_was_stopped_holds_up_no_other(
+    tmp_path: Path, tokens_encoder: TokenEncoder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(tmp_path / "raw", style="flat", segments=[90])
+    whole = contents(tokens_of(tmp_path / "raw", cache=tmp_path / "other", encoder=tokens_encoder))
+    cache, slow = tmp_path / "cache", foreframe.encode._encode_tokens
+
+    def stop(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return slow(*arguments)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            foreframe.encode._encode_tokens = stop
+            made = tokens_of(tmp_path / "raw", cache=cache, encoder=tokens_encoder)
+            os._exit(0 if contents(made) == whole else 3)
+        finally:
+            os._exit(1)
+    assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+    monkeypatch.setattr(foreframe.encode, "_PATIENCE", 0.5)
+    assert contents(tokens_of(tmp_path / "raw", cache=cache, encoder=tokens_encoder)) == whole
+    os.kill(child, signal.SIGCONT)
+    assert os.waitpid(child, 0)[1] == 0
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert f"waiting for another process (pid {child})" in said[0]
+    assert "come to a stand" in said[1]
+    assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == [
+        path.name for path in (tmp_path / "other").iterdir() if path.suffix != ".lock"
+    ]
 
 
 WRONG: dict[str, tuple[str, Any]] = {
@@ -818,3 +851,19 @@ def test_without_locks_encoding_goes_on_and_removes_nobodys_work(
     assert said
     assert all("offers no locks" in line for line in said)
     assert len(set(said)) == len(said)
+
+
+def test_latents_that_were_given_are_compared_with_what_was_encoded(
+    raw_root: Path, autoencoder_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track = build_track(tiny_sampling_config(raw_root, autoencoder_run).track)
+    track.open(raw_root / "train", cache=tmp_path)
+    (given,) = tmp_path.glob("latents-*")
+    clips = track.open(given, cache=tmp_path)
+    assert clips.encoded_fingerprint == encoded_fingerprint(read_encoding(given))
+    damages("latents")["one bit"](given)
+    with pytest.raises(InputError, match=r"clips_0\.bin: was changed"):
+        track.open(given, cache=tmp_path)
+    # The first process of a machine has looked already.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    track.open(given, cache=tmp_path)

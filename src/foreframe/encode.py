@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from foreframe.data.encoding import (
     sealed,
     verify_encoded,
 )
-from foreframe.data.folders import one_at_a_time, remove_leftovers, resumable_folder
+from foreframe.data.folders import discard_unfinished, last_written, one_at_a_time, resumable_folder
 from foreframe.data.integrity import check_rows
 from foreframe.data.latents import LatentClips, LatentShardWriter, record_type, shard_file
 from foreframe.data.layout import TOKEN_SAMPLE_STATES, find_layout
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
 
 _BLOCKS_AT_ONCE = 8
 _CLIPS_AT_ONCE = 4
+_PATIENCE = 60.0
+"""Seconds without a change in what another process makes, before it is made here as well."""
 
 
 AnyTokenizer = VideoTokenizer | CosmosTokenizer
@@ -288,21 +292,63 @@ def _cache(
     wanted: Mapping[str, object],
     on_bad_shard: OnBadShard,
 ) -> None:
-    """Make `out` unless it is there, is what is wanted and is undamaged; one process at a time, others wait for it."""
+    """Make `out` unless it is there, is what is wanted and is undamaged.
+
+    One process makes it and others wait, but not for one that has come to a stand: an evaluation that was stopped must
+    not hold up a training.
+    """
     if out.exists() and _fault(out, encoder, wanted) is None:
-        remove_leftovers(out)
+        discard_unfinished(out)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    waiting = f"waiting for another process ({{pid}}), which is making {out} just now"
-    with locked(out.with_name(f".{out.name}.lock"), waiting=waiting):
-        if os.path.lexists(out):
-            fault = _fault(out, encoder, wanted)
-            if fault is None:
-                return
-            what = str(fault).rpartition(";")[0] or str(fault)
-            print(f"foreframe: {what}; this cache is made again", file=sys.stderr)
-            shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
-        encode_folder(raw, out, encoder=encoder, on_bad_shard=on_bad_shard)
+    with ExitStack() as stack:
+        place = out if _is_sole_maker(stack, out) else out.with_name(f"{out.name}-again")
+        if place != out:
+            stack.enter_context(locked(place.with_name(f".{place.name}.lock"), waiting="waiting for {pid}, too"))
+        if os.path.lexists(out) and _fault(out, encoder, wanted) is None:
+            return
+        _remove_faulty(out, encoder, wanted)
+        _remove_faulty(place, encoder, wanted)
+        try:
+            if not place.exists():
+                encode_folder(raw, place, encoder=encoder, on_bad_shard=on_bad_shard)
+            if place != out:
+                place.rename(out)
+        except (UsageError, OSError):
+            # Another process, which went on after all, may have been quicker.
+            if _fault(out, encoder, wanted) is not None:
+                raise
+            discard_unfinished(place)
+            if place != out:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_sole_maker(stack: ExitStack, out: Path) -> bool:
+    """Take the lock on making `out` until `stack` closes; False if who has it does not come on."""
+    told, written, since = False, -1, time.monotonic()
+    while True:
+        try:
+            stack.enter_context(locked(out.with_name(f".{out.name}.lock"), taken="{pid}"))
+            return True
+        except UsageError as error:
+            if not told:
+                print(f"foreframe: waiting for another process ({error}), which is making {out}", file=sys.stderr)
+                told = True
+        if (now := last_written(out)) != written:
+            written, since = now, time.monotonic()
+        if time.monotonic() - since > _PATIENCE:
+            print(f"foreframe: it has come to a stand; {out} is made here", file=sys.stderr)
+            return False
+        time.sleep(0.2)
+
+
+def _remove_faulty(out: Path, encoder: TokenEncoder | LatentEncoder, wanted: Mapping[str, object]) -> None:
+    """Remove a cached folder that is damaged or another's, and say so."""
+    if not os.path.lexists(out) or (fault := _fault(out, encoder, wanted)) is None:
+        return
+    what = str(fault).rpartition(";")[0] or str(fault)
+    print(f"foreframe: {what}; this cache is made again", file=sys.stderr)
+    shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
 
 
 def _fault(out: Path, encoder: TokenEncoder | LatentEncoder, wanted: Mapping[str, object]) -> InputError | None:

@@ -153,6 +153,24 @@ def remove_leftovers(out: Path) -> None:
             _remove_unused(partial)
 
 
+def discard_unfinished(out: Path) -> None:
+    """Remove work on `out` that was begun and is not wanted any more, unless a process is at work in it."""
+    partial = _partial_of(Path(os.path.realpath(out)))
+    if partial.is_dir():
+        with suppress(OSError), _gate(partial) as held:
+            if held:
+                _remove_unused(partial)
+
+
+def last_written(out: Path) -> int:
+    """When the work on `out` last came on: the latest time of change in it, in nanoseconds; 0 if there is none."""
+    times = [0]
+    for path in _partial_of(Path(os.path.realpath(out))).rglob("*"):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
 def _partial_of(out: Path) -> Path:
     return out.parent / f".{_short(out.name)}.partial"
 

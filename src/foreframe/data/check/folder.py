@@ -18,10 +18,11 @@ from foreframe.data.check.latents import check_latents, is_latents
 from foreframe.data.check.parts import Part, Shape, count_units, find_shape, open_part, read_metadata
 from foreframe.data.check.rows import ROW_BYTES, check_channels, check_segments, check_states, check_tokens
 from foreframe.data.check.video import check_video
-from foreframe.data.encoding import ENCODING_KEYS, ENCODING_VERSION
+from foreframe.data.encoding import ENCODING_FILE, ENCODING_KEYS, ENCODING_VERSION, verify_encoded
 from foreframe.data.hints import numbering_fault
 from foreframe.data.layout import FETCH_AGAIN, RAW_SAMPLE_STATES, TOKEN_SAMPLE_STATES
 from foreframe.data.places import require_there
+from foreframe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,6 +89,17 @@ class _FolderCheck:
 
     def run(self) -> None:
         """All checks, in the order in which they build on each other."""
+        self._look()
+        if self.report.found:
+            return
+        # What nothing else can tell: numbers that could be right, and are not those that were encoded.
+        with _Guard(self.report, ENCODING_FILE):
+            try:
+                verify_encoded(self.root)
+            except InputError as error:
+                self.report.add("metadata-mismatch", ENCODING_FILE, "files", str(error).replace(f"{self.root}/", ""))
+
+    def _look(self) -> None:
         report = self.report
         encoding = self._read_encoding()
         if is_latents(self.root, encoding):
