@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from conftest import tiny_compression_config, tiny_sampling_config
 from foreframe import cli
+from foreframe.cli.train import _with_absolute_paths
 from foreframe.config import CONFIG_FILE, load_config, save_config
 from foreframe.errors import InputError, UsageError
 from foreframe.files import sha256_file
@@ -264,9 +265,9 @@ def test_a_folder_of_a_shipped_name_is_not_taken_by_commands(
     monkeypatch.chdir(tokenizer.parent)
     (tokenizer.parent / "compression_tiny").mkdir()
     tokenizer.rename("tokenizer_tiny")
-    config: Any = cli._with_absolute_paths(tiny_compression_config(raw_root, Path("tokenizer_tiny")))
+    config: Any = _with_absolute_paths(tiny_compression_config(raw_root, Path("tokenizer_tiny")))
     assert config.track.tokenizer == "tokenizer_tiny"
-    config = cli._with_absolute_paths(replace(config, track=replace(config.track, tokenizer="./tokenizer_tiny")))
+    config = _with_absolute_paths(replace(config, track=replace(config.track, tokenizer="./tokenizer_tiny")))
     assert config.track.tokenizer == str(tokenizer.parent / "tokenizer_tiny")
     assert cli.run(["export", "compression_tiny", "--out", "copy"]) == 0
     assert "the shipped model is meant" in capsys.readouterr().err
