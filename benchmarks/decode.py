@@ -30,8 +30,8 @@ import av
 import decord
 import numpy as np
 
-from foreframe.data.windows import CLIP_FRAMES, frame_indices
 from foreframe.data.video import VideoIndex, VideoReader
+from foreframe.data.windows import CLIP_FRAMES, frame_indices
 from foreframe.evaluate import code_version, processor
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from foreframe.data.clips import clip_ids, token_pair_ids
-from foreframe.data.windows import CLIP_FRAMES
 from foreframe.data.layout import TOKEN_BLOCK_FRAMES, TOKEN_BLOCK_GRIDS, find_layout, shard_files
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.evaluate import code_version, processor
 from foreframe.states import NUM_CHANNELS
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from foreframe.data.clips import clip_ids
-from foreframe.data.windows import CLIP_FRAMES
 from foreframe.data.raw import RawDataset
 from foreframe.data.video import downsample
+from foreframe.data.windows import CLIP_FRAMES
 from foreframe.metrics.interval import bootstrap
 from foreframe.sim.branch import load_snapshot
 from foreframe.sim.gl import ensure_gl

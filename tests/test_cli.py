@@ -113,7 +113,5 @@ def test_recipes_are_listed_and_help_works(capsys: pytest.CaptureFixture[str]) -
     assert run(["recipes"]) == 0
     assert "compression_136m" in capsys.readouterr().out
     assert run(["--help"]) == 0
-    with pytest.raises(SystemExit) as stop:
-        run(["train", "compression_tiny", "--help"])
-    assert stop.value.code == 0
+    assert run(["train", "compression_tiny", "--help"]) == 0
     assert "--track.model.num-layers" in capsys.readouterr().out

@@ -16,7 +16,6 @@ import pytest
 import foreframe
 from conftest import write_raw
 from foreframe.cli import run
-from foreframe.config import build_track
 from foreframe.data.check import CheckConfig, check_folder
 from foreframe.data.clips import TokenClips, VideoClips
 from foreframe.data.describe import describe
@@ -29,6 +28,7 @@ from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.errors import InputError, UsageError
 from foreframe.recipes import RECIPES
+from foreframe.tracks.table import build_track
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
 FOLDERS = ("videos", "robot_states", "segment_indices", "metadata")
@@ -302,9 +302,9 @@ def renumber(root: Path, number: Callable[[int], str]) -> None:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (lambda n: str(n + 1), "shards are numbered 1 to 2, wanted is 0 to 1; make shard 1 number 0 and so on"),
-        (lambda n: str(n + 100), "shards are numbered 100 to 101, wanted is 0 to 1; make shard 100 number 0"),
-        (lambda n: str(2 * n), "shards are numbered 0 to 2, with gaps, wanted is 0 to 1; make shard 2 number 1"),
+        (lambda n: str(n + 1), "shards are numbered 1 to 2, wanted is 0 to 1; make shard 1 ("),
+        (lambda n: str(n + 100), "shards are numbered 100 to 101, wanted is 0 to 1; make shard 100 ("),
+        (lambda n: str(2 * n), "shards are numbered 0 to 2, with gaps, wanted is 0 to 1; make shard 2 ("),
         (lambda n: f"{n:02}", "metadata_00.json"),
         (lambda n: f"{n + 1:06}", "metadata_000001.json"),
     ],
@@ -316,6 +316,40 @@ def test_shards_that_are_numbered_otherwise(copies: dict[str, Path], number: Cal
     assert all(", rename it" in line or "make shard" in line for line in lines), lines
     with pytest.raises(InputError):
         find_layout(copies["tokens"], on_bad_shard="skip")
+
+
+def test_files_of_one_kind_that_are_numbered_otherwise(copies: dict[str, Path]) -> None:
+    for number in (1, 0):
+        (copies["tokens"] / f"videos/video_{number}.bin").rename(copies["tokens"] / f"videos/video_{number + 1}.bin")
+    assert all("shards are numbered 1 to 2" in line for line in told(copies["tokens"], "tokens"))
+
+
+def test_names_in_a_flat_folder(tmp_path: Path) -> None:
+    """A file is never taken for one of another role."""
+    root = tmp_path / "flat"
+    for index in range(2):
+        write_token_shard(
+            root,
+            index,
+            style="flat",
+            tokens=some_tokens(2, index),
+            states=np.zeros((34, 25), np.float32),
+            segments=np.full(34, index),
+        )
+    write_metadata(root, num_shards=2, num_images=68)
+    for path in list(root.glob("*_?.*")):
+        stem, _, number = path.stem.rpartition("_")
+        path.rename(path.with_name(f"{stem}_00{number}{path.suffix}"))
+    findings = {one.file: one.message for one in check_folder(root, CheckConfig(vocab_size=4000))}
+    for stem, ending in (("video", "bin"), ("states", "bin"), ("metadata", "json"), ("segment_idx", "bin")):
+        said = rf"{stem}_0\.{ending}: is missing, but {stem}_000\.{ending} lies there; if that is it, rename it"
+        with pytest.raises(InputError, match=said):
+            find_layout(root)
+        for number in range(2):
+            wanted = f"{stem}_{number}.{ending}"
+            assert f"if it is {wanted}, rename it" in findings[f"{stem}_00{number}.{ending}"]
+            (root / f"{stem}_00{number}.{ending}").rename(root / wanted)
+    assert len(find_layout(root).shards) == 2
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

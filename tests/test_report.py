@@ -645,7 +645,7 @@ def test_runs_of_one_track_stand_side_by_side(tmp_path: Path):
     ("name", "content", "message"),
     [
         ("config.json", b"{", "cannot be read as JSON"),
-        ("config.json", b"[]", "must hold a JSON object"),
+        ("config.json", b"[]", "is not a JSON object"),
         ("scores.json", b"\xff\xfe", "cannot be read as JSON"),
         ("scores.json", json.dumps(scores(version=9)).encode(), "version 9"),
         ("scores.json", json.dumps(scores(scores=[{"metric": "accuracy"}])).encode(), "run it again"),
@@ -711,7 +711,7 @@ def test_arrays_of_an_ensemble_that_do_not_fit_are_named(tmp_path: Path, name: s
         ({"seconds": 2.0}, "seconds in meta must be 3 rising times"),
         ({"seconds": [0.1, 0.2]}, "seconds in meta must be 3 rising times"),
         ({"seconds": [0.1, "2", 3]}, "seconds in meta must be 3 rising times"),
-        ({"seconds": [0.1, float("nan"), 3]}, "seconds in meta must be 3 rising times"),
+        ({"seconds": [0.1, float("nan"), 3]}, "meta cannot be read as JSON .NaN is no number"),
         ({"seconds": [0.1, 0.3, 0.2]}, "seconds in meta must be 3 rising times"),
     ],
 )

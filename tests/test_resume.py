@@ -514,6 +514,24 @@ def test_a_second_training_is_refused_and_disturbs_nothing(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", ".train.lock"])
+def test_what_cannot_be_written_is_refused_before_any_work(
+    name: str, own: Path, small: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, opened = os.access, os.open
+
+    def open_(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == own / name == own / ".train.lock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != own / name and access(path, mode))
+    monkeypatch.setattr("foreframe.runs.build_track", None)
+    with pytest.raises(UsageError, match=rf"{name}: cannot be written \(Permission denied\); name a folder of yours"):
+        train_run(own, short(small, num_steps=5), cache=cache)
+
+
 def test_a_folder_of_other_files_gets_no_lock(small: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="is a folder with other files in it"):

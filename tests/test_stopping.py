@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from conftest import tiny_compression_config, tiny_tokenizer_config
 from foreframe import cli
 from foreframe.config import save_config
+from foreframe.data import loader
 from foreframe.data.clips import VideoClips
 from foreframe.data.loader import BatchSchedule, training_batches
 from foreframe.errors import InputError, Stopped, UsageError
@@ -35,6 +37,7 @@ class Clips:
 
     def __init__(self, whole: Any, error: BaseException | int) -> None:
         self.whole, self.error, self.clips, self.skipped = whole, error, whole.clips, whole.skipped
+        self.encoded_fingerprint = whole.encoded_fingerprint
         self.hanging = os.pipe()
 
     def __len__(self) -> int:
@@ -125,18 +128,19 @@ def test_an_error_beside_readers_ends_them(whole: Any) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_reader_that_hangs_keeps_nobody(whole: Any) -> None:
+def test_readers_that_hang_keep_nobody(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network drive that no longer answers."""
+    monkeypatch.setattr(loader, "_PATIENCE", 1.0)
     started = time.monotonic()
     schedule = BatchSchedule(num_clips=len(whole), global_batch_size=2, seed=0)
     clips = Clips(whole, 0)
     with (
         pytest.raises(ZeroDivisionError),
-        training_batches(clips, schedule, steps=range(500), micro_batch_size=2, num_workers=1),
+        training_batches(clips, schedule, steps=range(500), micro_batch_size=2, num_workers=2),
     ):
         os.read(clips.hanging[0], 1)
         raise ZeroDivisionError
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 10
     assert not [reader for reader in multiprocessing.active_children() if reader.join(5) or reader.is_alive()]
 
 
@@ -268,3 +272,21 @@ def test_a_process_whose_training_fails_beside_readers_ends(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("foreframe: ")]
     assert "is not finite" in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(raw_root: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    """The system hangs up, and whatever is then written to the terminal fails."""
+    config = tiny_compression_config(raw_root, tokenizer_run)
+    config = replace(config, train=replace(config.train, num_steps=10_000, checkpoint_every=10_000, validate_every=0))
+    child, terminal = pty.fork()
+    if not child:
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
+        cli.__dict__["_dispatch"] = lambda _arguments: train_run(tmp_path / "run", config)
+        os._exit(cli.run([]))
+    journal = tmp_path / "run" / "metrics.jsonl"
+    started = time.monotonic()
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() - started < 60:
+        time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    assert len(checkpoint_folders(tmp_path / "run")) == 1

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from foreframe.errors import InputError
+from foreframe.files import shortened
 from foreframe.models.weights import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ TOKEN_STATISTICS_VERSION = 2
 CELL_STATISTICS_VERSION = 2
 """Format version of the file that `CellStatistics.save` writes."""
 
+_MOST = 2**48
+"""Beyond any count: the sum over a vocabulary still fits 64 bits."""
 _PIECE = 2**23
 """Entries of a table worked on at once; a table of the challenge's size has 65 million."""
 
@@ -137,17 +140,19 @@ class TokenStatistics:
         version = data.get("version")
         if version != TOKEN_STATISTICS_VERSION:
             raise InputError(
-                f"{where}: token statistics version {version!r}, this build reads {TOKEN_STATISTICS_VERSION}"
+                f"{where}: token statistics version {shortened(repr(version), 40)}, this build reads "
+                f"{TOKEN_STATISTICS_VERSION}"
             )
         vocab_size, num_pairs, counts = (data.get(name) for name in ("vocab_size", "num_pairs", "counts"))
         if not isinstance(vocab_size, int) or not isinstance(num_pairs, int) or vocab_size < 1 or num_pairs < 1:
             raise InputError(
-                f"{where}: vocab_size and num_pairs must be positive, got {vocab_size!r} and {num_pairs!r}"
+                f"{where}: vocab_size and num_pairs must be positive, got "
+                f"{shortened(repr(vocab_size), 40)} and {shortened(repr(num_pairs), 40)}"
             )
         if not isinstance(counts, list) or len(counts) != vocab_size:
             raise InputError(f"{where}: token statistics must hold {vocab_size} counts")
-        if not all(isinstance(count, int) and count >= 0 for count in counts):
-            raise InputError(f"{where}: a count of the token statistics is not a whole number from 0 on")
+        if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):
+            raise InputError(f"{where}: a count of the token statistics is not a whole number from 0 to {_MOST}")
         return cls(
             vocab_size=vocab_size,
             num_pairs=num_pairs,
@@ -243,12 +248,13 @@ class CellStatistics:
             raise InputError(f"{path}: not the statistics of tokens per cell that training writes")
         if (version := tensors["version"].tolist()) != [CELL_STATISTICS_VERSION]:
             raise InputError(
-                f"{path}: statistics of tokens per cell, version {version}, this build reads {CELL_STATISTICS_VERSION}"
+                f"{path}: statistics of tokens per cell, version {shortened(version, 40)}, this build reads "
+                f"{CELL_STATISTICS_VERSION}"
             )
         if (shape := tensors["shape"].tolist()) != [num_cells, vocab_size]:
             raise InputError(
-                f"{path}: statistics of cells and tokens of size {shape}, but the model has {num_cells} cells and "
-                f"{vocab_size} tokens"
+                f"{path}: statistics of cells and tokens of size {shortened(shape, 40)}, but the model has "
+                f"{num_cells} cells and {vocab_size} tokens"
             )
         damaged = InputError(f"{path}: damaged: its counts and weight do not fit together")
         if not set(tensors) >= {"weight", "bytes_each", "counts"} or tensors["counts"].dtype != torch.uint8:
@@ -474,9 +480,11 @@ def _regimes(data: object, *, where: str, below_one: bool) -> dict[Regime, tuple
     for regime in REGIMES:
         shares = data[regime]
         if not isinstance(shares, list) or len(shares) != NUM_FUTURE_GRIDS:
-            raise InputError(f"{where} must hold {NUM_FUTURE_GRIDS} numbers for {regime}, got {shares!r}")
+            raise InputError(f"{where} must hold {NUM_FUTURE_GRIDS} numbers for {regime}, got {shortened(shares, 80)}")
         if not all(isinstance(x, int | float) and 0 <= x <= 1 and not (below_one and x == 1) for x in shares):
-            raise InputError(f"{where} must be shares from 0 to 1{' exclusive' if below_one else ''}, got {shares!r}")
+            raise InputError(
+                f"{where} must be shares from 0 to 1{' exclusive' if below_one else ''}, got {shortened(shares, 80)}"
+            )
         result[regime] = tuple(map(float, shares))
     return result
 
@@ -494,7 +502,9 @@ def _copy_grids(data: object, *, where: str) -> dict[Regime, tuple[int, ...]]:
             or len(grids) != NUM_FUTURE_GRIDS
             or not all(type(grid) is int and 0 <= grid < below for grid, below in zip(grids, known, strict=True))
         ):
-            raise InputError(f"{where} must name an earlier grid for each future one in {regime}, got {grids!r}")
+            raise InputError(
+                f"{where} must name an earlier grid for each future one in {regime}, got {shortened(grids, 80)}"
+            )
         result[regime] = tuple(grids)
     return result
 

@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation)
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from foreframe.errors import InputError
-from foreframe.files import read_json, write_whole
+from foreframe.files import read_json, shortened, write_whole
 from foreframe.inference.config import InferenceConfig
-from foreframe.tracks.config import (  # noqa: TC001 (pydantic resolves the annotation)
-    CompressionConfig,
-    ReconstructionConfig,
-    SamplingConfig,
-)
+from foreframe.models.config import AutoencoderConfig, TokenizerConfig
+from foreframe.tracks.config import CompressionConfig, ReconstructionConfig, SamplingConfig
 from foreframe.train.config import OptimConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CONFIG_FILE = "config.json"
 CONFIG_VERSION = 1
+_ADVICE = "put it right, or take an undamaged copy"
+_TRACKS: dict[str, Any] = {
+    "compression": CompressionConfig,
+    "reconstruction": ReconstructionConfig,
+    "sampling": SamplingConfig,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +82,53 @@ def save_config(run: Path, config: RunConfig, *, name: str | None = None) -> Non
 def load_config(run: Path) -> RunConfig:
     """Read `config.json`; `InputError` with the field if it is not one of this build's."""
     path = run / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a run's configuration: {error}") from error
-    version = content.get("version") if isinstance(content, dict) else None
+    content = read_json(path, advice=_ADVICE)
+    version = content.get("version")
     if version != CONFIG_VERSION:
-        raise InputError(f"{path}: configuration version {version!r}, this build reads {CONFIG_VERSION}")
-    try:
-        config = _ADAPTER.validate_python(content)
-    except (ValidationError, ValueError) as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from error
-    if unknown := _flatten(content).keys() - _flatten(to_json(config)).keys() - {"run"}:
-        raise InputError(f"{path}: {sorted(unknown)[0]} is no field of this build's configuration")
+        raise InputError(
+            f"{path}: configuration version {shortened(repr(version), 60)}, this build reads {CONFIG_VERSION}"
+        )
+    # What a union may be is decided by what is there, so that a message names the field and not every class it may be.
+    track = dict(_object(content, "track", path))
+    kind = track.get("kind")
+    if not isinstance(kind, str) or kind not in _TRACKS:
+        known = ", ".join(_TRACKS)
+        raise InputError(f"{path}: track.kind: must be one of {known}, not {shortened(repr(kind), 60)}; {_ADVICE}")
+    if kind == "reconstruction" and "model" in track:
+        model = _object(track, "model", path, "track.")
+        sizes = AutoencoderConfig if "base_dim" in model else TokenizerConfig
+        track["model"] = _valid(model, sizes, path, "track.model.")
+    built = _valid(track, _TRACKS[kind], path, "track.")
+    config: RunConfig = _valid({**content, "track": built}, RunConfig, path)
+    ours = _flatten(to_json(config))
+    if unknown := sorted(_flatten(content).keys() - ours.keys() - {"run"}):
+        meant = get_close_matches(unknown[0], ours, 1)
+        hint = f"; {meant[0]} is one" if meant else ""
+        raise InputError(f"{path}: {shortened(unknown[0], 80)} is no field of this build's configuration{hint}")
     return config
+
+
+def _object(content: Mapping[str, Any], name: str, path: Path, prefix: str = "") -> dict[str, Any]:
+    value = content.get(name)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {prefix}{name}: must be an object, not {shortened(repr(value), 60)}; {_ADVICE}")
+    return cast("dict[str, Any]", value)
+
+
+def _valid(content: object, kind: Any, path: Path, prefix: str = "") -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = prefix + ".".join(str(part) for part in first["loc"])
+        if place.startswith("data."):
+            raise InputError(f"{path}: data: must be a folder, sample or null; {_ADVICE}") from error
+        value = first.get("input")
+        shown = f", not {shortened(repr(value), 60)}" if isinstance(value, (str, int, float, bool)) else ""
+        said = shortened(str(first["msg"]).removeprefix("Value error, "), 120)
+        raise InputError(f"{path}: {place.rstrip('.') or 'settings'}: {said}{shown}; {_ADVICE}") from error
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: {shortened(error)}; {_ADVICE}") from error
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -104,11 +144,3 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
         return {name: value}
     pieces = [_flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
     return {key: item for piece in pieces for key, item in piece.items()}
-
-
-def _first_problem(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}"
-    return str(error)

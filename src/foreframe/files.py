@@ -53,7 +53,8 @@ def require_regular(path: Path) -> os.stat_result:
     try:
         facts = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: is missing") from error
+        what = "is a link to what is not there" if path.is_symlink() else "is missing"
+        raise InputError(f"{path}: {what}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(facts.st_mode):
@@ -194,6 +195,23 @@ def shortened(text: object, most: int = 200) -> str:
     """Text on one line, cut in its middle to at most `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most // 2 - 2]} ... {line[len(line) - most // 2 + 3 :]}"
+
+
+def meant_run(path: Path, mark: str) -> str:
+    """What to add to a message about `path`, given where a folder with a file named `mark` is wanted: the one nearby.
+
+    That is the folder around it, as of a checkpoint or of the file itself, or one inside it; empty if there is none.
+    """
+    try:
+        for around in path.absolute().parents[:3]:
+            if (around / mark).is_file():
+                return f"; the run {around} is meant, perhaps"
+        inside = [one for one in listed(path) if (one / mark).is_file()]
+    except OSError:
+        return ""
+    if not inside:
+        return ""
+    return f"; the run {inside[0]} is meant, perhaps" + (f", or another of {len(inside)} there" if inside[1:] else "")
 
 
 def listed(folder: Path, pattern: str = "*") -> list[Path]:

@@ -12,7 +12,6 @@ gradients).
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
 from contextlib import nullcontext, suppress
@@ -37,7 +36,6 @@ from foreframe.models.config import BLOCK_FRAMES
 from foreframe.states import NUM_CHANNELS, StateStatistics
 from foreframe.tracks.compression import CompressionTrack
 from foreframe.tracks.config import NUM_CONTEXT, NUM_FUTURE, CompressionConfig, ReconstructionConfig, SamplingConfig
-from foreframe.tracks.sampling import SamplingTrack
 from foreframe.tracks.table import build_track
 
 if TYPE_CHECKING:
@@ -120,13 +118,11 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     settings = PlanConfig() if settings is None else settings
     train = config.train
     with FakeTensorMode() as mode:
-        track, model = build_as_shapes(config, mode)
-        batch = example_batch(config, train.micro_batch_size)
-        flops, activations, alive = _measure(track, model, batch, precision=train.precision, device=settings.device)
-        single = example_batch(config, 1)
-        alone = alive
-        if sizes := _other_sizes(config):
-            alone = _measure(track, model, single, precision=train.precision, device=settings.device)[2]
+        batch, single = (example_batch(config, size) for size in (train.micro_batch_size, 1))
+        model = build_as_shapes(config, mode)[1]
+        cost = _cost(config, train.micro_batch_size, device=settings.device, mode=mode)
+        sizes = _other_sizes(config)
+        alone = _cost(config, 1, device=settings.device, mode=mode, flops=False).peak if sizes else cost.peak
     state = _num_bytes([*model.parameters(), *model.buffers()])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _num_bytes(trained)
@@ -136,14 +132,17 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     parts = _parts(model)
     fixed = state + gradients + optimizer
     # What is alive grows by the same amount with each sample.
-    slope = (data + alive - _num_bytes(vars(single).values()) - alone) / max(1, train.micro_batch_size - 1)
-    peaks = {size: round(fixed + data + alive + slope * (size - train.micro_batch_size)) for size in sizes}
+    slope = (data + cost.peak - _num_bytes(vars(single).values()) - alone) / max(1, train.micro_batch_size - 1)
+    peaks = {size: round(fixed + data + cost.peak + slope * (size - train.micro_batch_size)) for size in sizes}
     return Plan(
         recipe=config.recipe,
         precision=train.precision,
         parameters=sum(parts.values()),
         parts=parts,
-        flops=flops,
+        flops=Flops(
+            forward=cost.forward // train.micro_batch_size,
+            forward_backward=cost.forward_backward // train.micro_batch_size,
+        ),
         memory=Memory(
             device=settings.device,
             micro_batch_size=train.micro_batch_size,
@@ -151,8 +150,8 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
             gradients=gradients,
             optimizer=optimizer,
             batch=data,
-            activations=activations,
-            peak=fixed + data + alive,
+            activations=cost.activations,
+            peak=fixed + data + cost.peak,
         ),
         num_steps=train.num_steps,
         global_batch_size=train.global_batch_size,
@@ -262,40 +261,82 @@ def _sizes(batch: Batch) -> dict[str, int]:
 # -- the run without data --------------------------------------------------------------------------------------------
 
 
-def _measure(track: Track[Any], model: Any, batch: Batch, *, precision: str, device: str) -> tuple[Flops, int, int]:
-    """FLOPs for one sample, bytes alive between forward and backward, bytes alive at the peak."""
-    autocast = precision == "bf16"
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """Of one micro-batch."""
+
+    forward: int
+    """FLOPs of the model with every output; 0 where they were not asked for."""
+    forward_backward: int
+    """FLOPs of the loss and its gradients; likewise."""
+    activations: int
+    """Bytes alive between forward and backward."""
+    peak: int
+    """Bytes alive at the peak of forward and backward."""
+
+
+def _cost(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensorMode, flops: bool = True) -> _Cost:
+    """What a micro-batch costs.
+
+    Blocks are alike: two and three of them are counted, and the difference once for each block more. From two on the
+    peak grows evenly too: it lies in the backward of the last blocks, when all that is kept is there.
+    """
+    depth = getattr(config.track.model, "num_layers", 0)
+    if depth <= 3:
+        return _measure(config, num_clips, device=device, mode=mode, flops=flops)
+    two, three = (
+        vars(_measure(_of_depth(config, blocks), num_clips, device=device, mode=mode, flops=flops)) for blocks in (2, 3)
+    )
+    return _Cost(**{name: two[name] + (depth - 2) * (three[name] - two[name]) for name in two})
+
+
+def _of_depth(config: RunConfig, num_blocks: int) -> RunConfig:
+    track: Any = config.track
+    return replace(config, track=replace(track, model=replace(track.model, num_layers=num_blocks)))
+
+
+def _measure(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensorMode, flops: bool) -> _Cost:
+    """Run the model and its loss as they are on `num_clips` clips."""
+    track, model = build_as_shapes(config, mode)
+    batch = example_batch(config, num_clips)
+    autocast = config.train.precision == "bf16"
     computing = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
     imitating = _AsOnCuda(autocast=autocast) if device == "cuda" else nullcontext()
-    formulas = flop_formulas()
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad(), computing, imitating:
-        _forward(track, model, batch)
-    forward = counter.get_total_flops() // len(batch)
+    forward, counter = 0, _flop_counter()
+    if flops and batch.tokens is not None:  # whose loss needs some of the outputs only
+        with counter, torch.no_grad(), computing, imitating:
+            model.logits(model(batch.tokens[:, :-1], batch.states))
+        forward, counter = counter.get_total_flops(), _flop_counter()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     there = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()), *vars(batch).values()]
     meter = _Meter([one for one in there if isinstance(one, torch.Tensor)])
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, meter:
+    with counter if flops else nullcontext(), meter:
         with computing, imitating:
             loss = track.loss(model, batch)
+        forward = forward or counter.get_total_flops()
         activations = meter.alive
-        meter.collects = True
         loss.value.backward()
-    flops = Flops(forward=forward, forward_backward=counter.get_total_flops() // len(batch))
-    return flops, activations, meter.peak
+    return _Cost(forward=forward, forward_backward=counter.get_total_flops(), activations=activations, peak=meter.peak)
 
 
-def _forward(track: Track[Any], model: Any, batch: Batch) -> None:
-    """The model once, with every output it can give."""
-    if batch.tokens is not None:
-        model.logits(model(batch.tokens[:, :-1], batch.states))
-    elif batch.latents is not None:
-        assert isinstance(track, SamplingTrack)
-        states = track.select_rows(batch.states)
-        model(batch.latents, torch.zeros(len(batch), batch.latents.shape[2]), model.encode_states(states))
-    else:
-        model(batch.video)
+class _NoModules:
+    """In place of what tells a counter in which module it is: its hooks hold tensors for longer than the work does."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _flop_counter() -> FlopCounterMode:
+    counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
 
 
 class _Meter(TorchDispatchMode):
@@ -306,9 +347,6 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self.alive = 0
         self.peak = 0
-        self.collects = False
-        """Whether to free reference cycles before a new peak counts: blocks that are computed again leave some behind
-        when their tensors have no contents, and none when they have."""
         self._known = [tensor.untyped_storage() for tensor in known]
         self._references: dict[int, weakref.ref[torch.UntypedStorage] | None] = dict.fromkeys(map(id, self._known))
 
@@ -324,8 +362,6 @@ class _Meter(TorchDispatchMode):
         if key not in self._references:
             self._references[key] = weakref.ref(storage, partial(self._forget, key, size))
             self.alive += size
-            if self.collects and self.alive > self.peak:
-                gc.collect()
             self.peak = max(self.peak, self.alive)
 
     def _forget(self, key: int, size: int, _reference: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
-from foreframe.files import listed, locked, write_whole
+from foreframe.files import listed, locked, meant_run, write_whole
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -156,6 +157,9 @@ def _alone(folder: Path) -> Generator[None, None, None]:
         raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
     make_folder(folder)
     lock = folder / TRAIN_LOCK
+    for path in (folder / METRICS_FILE, folder / "checkpoints"):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageError(f"{path}: cannot be written (Permission denied); name a folder of yours with --out")
     with ExitStack() as stack:
         try:
             taken = f"{folder}: another `train` ({{pid}}) is at work here; let it end, or name another --out"
@@ -196,7 +200,7 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permi
         newest = checkpoints[-1]
         try:
             if model is None:
-                require_fit(newest, track.build)
+                require_fit(newest, config.track.model, track.build)
                 model = track.build()
             progress = load_checkpoint(newest, track=track, model=model)
             return Run(
@@ -223,10 +227,13 @@ def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path,
     """A run's folder, found by a shipped one's name too, and its configuration with what is to be replaced in it."""
     folder = named_folder(folder)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such run folder; `foreframe train RECIPE --out {folder}` makes one")
+        near = meant_run(folder, CONFIG_FILE) if folder.exists() else ""
+        advice = near or f"; `foreframe train RECIPE --out {folder}` makes one"
+        raise UsageError(f"{folder}: {'is no folder' if folder.exists() else 'no such run folder'}{advice}")
     refuse_other_forms(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}")
+        near = meant_run(folder, CONFIG_FILE)
+        raise InputError(f"{folder}: is not a run folder, it holds no {CONFIG_FILE}{near}")
     config = load_config(folder)
     for name, value in (predicting or {}).items():
         if not hasattr(config.track, name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,12 +10,15 @@ import numpy.typing as npt
 import torch
 
 from foreframe.errors import InputError
+from foreframe.files import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Kind = Literal["angle", "closure", "velocity"]
 
+_LARGEST = 1e30
+"""Beyond any mean or deviation; further up, squares leave float32."""
 STATISTICS_VERSION = 1
 """Format version of the statistics file."""
 
@@ -138,15 +140,25 @@ class StateStatistics:
             raise InputError(f"{where}: state statistics must be a JSON object")
         version = data.get("version")
         if version != STATISTICS_VERSION:
-            raise InputError(f"{where}: state statistics version {version!r}, this build reads {STATISTICS_VERSION}")
+            raise InputError(
+                f"{where}: state statistics version {shortened(repr(version), 40)}, this build reads "
+                f"{STATISTICS_VERSION}"
+            )
         channels = data.get("channels")
         if channels != list(CHANNEL_NAMES):
-            raise InputError(f"{where}: state statistics are for other channels than this build's 25: {channels!r}")
+            raise InputError(
+                f"{where}: state statistics are for other channels than this build's 25: {shortened(channels, 80)}"
+            )
         mean = _numbers(data.get("mean"), where=f"{where}: mean of the state statistics")
         std = _numbers(data.get("std"), where=f"{where}: std of the state statistics")
         if min(std) <= 0:
             raise InputError(f"{where}: a standard deviation in the state statistics is not positive: {min(std)}")
-        return cls(mean=mean, std=std, num_rows=int(data.get("num_rows", 0)))
+        num_rows = data.get("num_rows", 0)
+        if not isinstance(num_rows, int) or isinstance(num_rows, bool) or num_rows < 0:
+            raise InputError(
+                f"{where}: num_rows of the state statistics is {shortened(repr(num_rows), 60)}, not a count"
+            )
+        return cls(mean=mean, std=std, num_rows=num_rows)
 
     def normalise(self, states: torch.Tensor) -> torch.Tensor:
         """(states - mean) / std over the last axis of (..., 25); closures pass unchanged."""
@@ -191,6 +203,6 @@ def _numbers(values: object, *, where: str) -> tuple[float, ...]:
     """25 finite numbers, or `InputError`."""
     if not isinstance(values, list) or len(values) != NUM_CHANNELS:
         raise InputError(f"{where} must be a list of {NUM_CHANNELS} numbers")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise InputError(f"{where} must be {NUM_CHANNELS} finite numbers, got {values}")
+    if not all(isinstance(value, int | float) and abs(value) <= _LARGEST for value in values):
+        raise InputError(f"{where} must be {NUM_CHANNELS} finite numbers, got {shortened(values, 80)}")
     return tuple(map(float, values))

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from foreframe.cli.encode import encode_command
 from foreframe.cli.options import parse
-from foreframe.cli.output import progress_bar
+from foreframe.cli.output import progress_bar, require_place
 from foreframe.errors import InputError, UsageError
 
 
@@ -37,7 +37,7 @@ def data_command(arguments: list[str]) -> int:
 
 def simulate_command(arguments: list[str]) -> int:
     """Write a simulated dataset folder."""
-    from foreframe.sim import SimulateConfig, simulate
+    from foreframe.sim import SimulateConfig, is_made, simulate
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -48,6 +48,9 @@ def simulate_command(arguments: list[str]) -> int:
         config: Annotated[SimulateConfig, tyro.conf.arg(name="")] = field(default_factory=SimulateConfig)
 
     options = parse(Options, arguments, prog="foreframe data simulate")
+    if is_made(options.out, options.config):
+        print(f"{options.out}: is made already")
+        return 0
     with progress_bar("simulate", "frames") as progress:
         simulate(options.out, options.config, progress=progress)
     print(f"wrote {options.out}")
@@ -166,6 +169,7 @@ def sheet_command(arguments: list[str]) -> int:
         raise UsageError("sheet: rows, columns and size must be at least 1")
     if options.out.suffix not in (".png", ".jpg", ".webp"):
         raise UsageError(f"{options.out}: is no .png, .jpg or .webp; name a picture with --out")
+    require_place(options.out)
     from foreframe.data.describe import contact_sheet
 
     sheet = contact_sheet(options.folder, rows=options.rows, columns=options.columns, size=options.size)

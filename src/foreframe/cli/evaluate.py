@@ -6,7 +6,7 @@
 import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from tyro.conf import Positional
 
@@ -51,8 +51,9 @@ def evaluate_command(arguments: list[str]) -> int:
 
             run: Positional[RunPath]
             """Run folder, or the name of a shipped run."""
-            data: Path | None = None
-            """Dataset folder, or one that holds `val`; default: beside the run's training data."""
+            data: Literal["sample"] | Path | None = None
+            """Dataset folder, or one that holds `val`; `sample` is the one inside the package; default: beside the
+            run's training data."""
             permissions: GivenPermissions = NONE
 
         return make_dataclass(
@@ -72,13 +73,13 @@ def evaluate_command(arguments: list[str]) -> int:
         own = config.track
         options = parse(options_with(config.inference, own), arguments, prog="foreframe evaluate")
     given = {name: value for name, value in vars(options).items() if name not in _NOT_OF_THE_TRACK}
-    from foreframe.runs import evaluate_run
+    from foreframe.runs import evaluate_run, sample_data
     from foreframe.tables import print_scores
 
     with progress_bar("evaluate", "clips") as progress:
         content = evaluate_run(
             options.run,
-            data=options.data,
+            data=sample_data() if options.data == "sample" else options.data,
             inference=options.inference,
             permissions=options.permissions,
             predicting={name: value for name, value in given.items() if value != getattr(own, name, value)},

@@ -6,10 +6,14 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING
+
+from foreframe.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from _typeshed import ReadableBuffer
 
@@ -140,3 +144,16 @@ def complain(message: object) -> None:
         line = f"{line[: MOST // 2 - 3]} ... {line[-MOST // 2 + 2 :]}"
     with contextlib.suppress(OSError):
         print(f"foreframe: {line}", file=sys.stderr)
+
+
+def require_place(out: Path) -> None:
+    """Raise `UsageError` unless a file can be written at `out`, in a folder that is there: asked before any work."""
+    if out.exists() and not out.is_file():
+        what = "a folder" if out.is_dir() else "a device or a pipe"
+        raise UsageError(f"{out}: is {what}; name a file with --out")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"{out}: cannot be written ({reason}); name a file in a writable folder with --out") from error

@@ -260,9 +260,13 @@ FILE_NAMES: dict[Role, re.Pattern[str]] = {
     "segments": re.compile(r"segment_idx_(0|[1-9]\d{0,8})\.bin"),
 }
 """Names of a shard's files, by what they hold; the number is the shard's."""
-_STEMS = {"metadata": "metadata", "video": "video", "states": "states", "segments": "segment_idx"}
+_STEMS: dict[Role, str] = {
+    "metadata": "metadata", "video": "video", "states": "states", "segments": "segment_idx"
+}  # fmt: skip
 _MOST_DIGITS = 9
-_SUFFIXES = {"metadata": (".json",), "video": (".mp4", ".bin"), "states": (".bin",), "segments": (".bin",)}
+_SUFFIXES: dict[Role, tuple[str, ...]] = {
+    "metadata": (".json",), "video": (".mp4", ".bin"), "states": (".bin",), "segments": (".bin",)
+}  # fmt: skip
 
 
 def numbered(names: Iterable[str], role: Role) -> dict[int, str]:
@@ -271,17 +275,21 @@ def numbered(names: Iterable[str], role: Role) -> dict[int, str]:
     return {int(match[1]): match[0] for match in found if match}
 
 
-def numbering_fault(numbers: list[int], counted: int) -> str | None:
-    """What is wrong where shards are as many as `counted` but not numbered from 0 on, and what to do; else None."""
+def numbering_fault(files: Mapping[int, str], counted: int) -> str | None:
+    """What is wrong where files of one role, by number, are as many as `counted` but not numbered from 0 on, else None.
+
+    With what to do about it.
+    """
+    numbers = sorted(files)
     if len(numbers) != counted or numbers == list(range(counted)):
         return None
     first, last = numbers[0], numbers[-1]
     named = f"{first}" if first == last else f"{first} to {last}"
     gaps = "" if last - first + 1 == counted else ", with gaps"
-    moved = next(number for place, number in enumerate(numbers) if number != place)
+    place, moved = next((place, number) for place, number in enumerate(numbers) if number != place)
     return (
-        f"shards are numbered {named}{gaps}, wanted is 0 to {counted - 1}; make shard {moved} number "
-        f"{numbers.index(moved)} and so on, in the names of all its files and as shard_ind in its metadata"
+        f"shards are numbered {named}{gaps}, wanted is 0 to {counted - 1}; make shard {moved} ({files[moved]}) number "
+        f"{place} and so on, in the names of all its files and as shard_ind in its metadata"
     )
 
 
@@ -300,14 +308,24 @@ def uncounted_fault(numbers: Mapping[int, str], counted: int) -> str | None:
 def other_name(names: Iterable[str], wanted: str) -> str | None:
     """A file that `wanted` ("video_0.mp4") may have been meant to be: of no known name, but with a number and its end.
 
-    One with the same number goes first, as "video_00.mp4" or "clip-0.mp4".
+    One that begins alike goes first, then one with the same number: "video_00.mp4", "clip-0.mp4".
     """
-    stem, _, ending = wanted.rpartition(".")
-    number = int(stem.rpartition("_")[2])
-    unknown = [name for name in sorted(names) if not any(known.fullmatch(name) for known in FILE_NAMES.values())]
-    numbers = {name: _last_number(name) for name in unknown if name.lower().endswith(f".{ending}")}
-    alike = [name for name, found in numbers.items() if found == number]
-    return next(iter(alike or [name for name, found in numbers.items() if found is not None]), None)
+    stem, _, number = wanted.rpartition(".")[0].rpartition("_")
+    ending = wanted.rpartition(".")[2]
+    ranked: list[tuple[bool, bool, str]] = []
+    for name in names:
+        known = any(pattern.fullmatch(name) for pattern in FILE_NAMES.values())
+        begins, found = role_by_name(name), _last_number(name)
+        if known or found is None or not name.lower().endswith(f".{ending}"):
+            continue
+        if begins is None or _STEMS[begins] == stem:
+            ranked.append((begins is None, found != int(number), name))
+    return min(ranked, default=(True, True, None))[2]
+
+
+def role_by_name(name: str) -> Role | None:
+    """Whose files begin like this name."""
+    return next((role for role, stem in _STEMS.items() if name.lower().startswith(stem.partition("_")[0])), None)
 
 
 def _last_number(name: str) -> int | None:

@@ -203,8 +203,9 @@ def find_layout(root: Path, *, on_bad_shard: OnBadShard = "raise") -> Layout:
     hz, num_shards, num_images = _read_metadata(path) if described else (30.0, max(len(present), 1), None)
     if num_shards > num_videos + _MOST_MISSING:
         raise InputError(f"{path}: num_shards is {num_shards} but there are {num_videos} videos; {FETCH_AGAIN}")
-    if fault := hints.numbering_fault(sorted(present), num_shards):
-        raise InputError(f"{root}: {fault}")
+    for role in hints.FILE_NAMES:
+        if fault := hints.numbering_fault(hints.numbered(folders.names[role], role), num_shards):
+            raise InputError(f"{root}: {fault}")
     shards: list[Shard] = []
     bad: dict[int, str] = {}
     if fault := hints.uncounted_fault(present, num_shards):

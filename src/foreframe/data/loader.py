@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,7 +114,7 @@ def _told_anywhere(error: Exception) -> Exception:
     return kind(str(error))
 
 
-def _as_it_is(reading: Batch | Exception) -> Batch | Exception:
+def _as_it_is(reading: Any) -> Any:
     return reading
 
 
@@ -169,17 +170,29 @@ def _raised(readings: Iterator[Batch | Exception]) -> Iterator[Batch]:
         yield reading
 
 
+_PATIENCE = 5.0
+"""Seconds in which a loader's processes may end by themselves: one may be waiting for a drive that is gone."""
+
+
 def _end_workers(readings: Any) -> None:
-    """End a loader's processes: by torch's own way, and where one does not hear that within seconds, at once.
+    """End a loader's processes: by torch's own way, and those that do not hear it within `_PATIENCE`, at once.
 
     Without it an error would keep the process for ever: at its exit it waits for workers, which ignore SIGTERM.
     """
-    try:
-        readings._shutdown_workers()
-    finally:
+
+    def kill() -> None:
         for worker in readings._workers:
             if worker.is_alive():
                 worker.kill()
+
+    deadline = threading.Timer(_PATIENCE, kill)
+    deadline.start()
+    try:
+        with suppress(RuntimeError):  # by which torch tells of those that were killed
+            readings._shutdown_workers()
+    finally:
+        deadline.cancel()
+        kill()
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -21,6 +21,7 @@ SUFFIXES: dict[Kind, str] = {"raw": "mp4", "tokens": "bin"}
 """Endings of the video or token files."""
 STATES_FOLDERS = ("robot_states", "states")
 SEGMENTS_FOLDERS = ("segment_indices", "segment_idx")
+_OTHER_CONTAINERS = (".avi", ".mkv", ".mov", ".webm", ".m4v")
 FETCH_AGAIN = "fetch the file again, or write the data set again"
 """What to do about a broken file."""
 
@@ -170,16 +171,13 @@ def _no_videos(root: Path) -> str:
     inside = visible(root)
     folders = [path for path in inside if path.is_dir() and path.name not in (*STATES_FOLDERS, *SEGMENTS_FOLDERS)]
     for path in [*inside, *(path for folder in folders for path in visible(folder))]:
+        if path.suffix.lower() in _OTHER_CONTAINERS:
+            return f"{said}, but {path.relative_to(root)}; write it as mp4"
         meant = hints.rename_hint(path.name, "video")
-        if meant is not None and not any(pattern.fullmatch(path.name) for pattern in _NO_VIDEOS):
+        if meant is not None and hints.role_by_name(path.name) in (None, "video"):
             place = meant if path.parent == root else f"videos/{meant}"
-            return (
-                f"{said}, but {path.relative_to(root)}; if that is {place}, rename it, and those of other shards alike"
-            )
+            return f"{said}, but {path.relative_to(root)}; if that is {place}, rename it, and other shards' alike"
     return f"{said}; fetch the videos"
-
-
-_NO_VIDEOS = tuple(pattern for role, pattern in hints.FILE_NAMES.items() if role != "video")
 
 
 def _existing_folder(root: Path, names: tuple[str, ...]) -> str:

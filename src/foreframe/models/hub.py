@@ -113,7 +113,7 @@ def refuse_other_forms(folder: Path) -> None:
             kind = read_json(config).get("_class_name")
         except InputError:
             return  # whoever reads it next says what is wrong with it
-    advice = f"name {PUBLIC_FOLDER}, or a folder with its files"
+    advice = f"name {PUBLIC_FOLDER} with --download, or a folder with its files"
     if kind == "WanModel" or any(_ORIGINAL_FILES.fullmatch(name) for name in names):
         raise InputError(f"{folder}: is Wan in its original form, which is not read; {advice}")
     if "adapter_config.json" in names and "config.json" not in names and "model.json" not in names:

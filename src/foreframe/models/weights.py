@@ -50,6 +50,8 @@ _CONFIGS: dict[str, type[Any]] = {
     "VideoAutoencoder": AutoencoderConfig,
 }
 _SCALE = ".scale"
+_DEPTHS = ("num_layers", "num_blocks", "num_drawing_blocks", "num_res_blocks")
+"""Fields of models' settings that say how many layers of a kind there are, each with a tensor at least."""
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 """Types of numbers that are read, as safetensors calls them; the others (float8, say) need a scale nobody states."""
 _STEP = re.compile(r"step_\d{8}")
@@ -164,7 +166,7 @@ def load_model(folder: Path, expected: type[ModelT]) -> ModelT:
     name, config = _description(folder)
     where = f"{folder / MODEL_FILE}: not a valid {name} configuration"
     settings: Any = typed(config, _CONFIGS[name], where=where, advice="take an undamaged copy of the model")
-    require_fit(folder, lambda: expected(settings))
+    require_fit(folder, settings, lambda: expected(settings))
     model = expected(settings)
     load_weights(folder, model)
     return model.eval()
@@ -175,12 +177,20 @@ def _require_class(folder: Path, expected: type[Any]) -> None:
         raise InputError(f"{folder}: holds a {shortened(found, 80)}, but a {expected.__name__} is needed here")
 
 
-def require_fit(folder: Path, build: Callable[[], nn.Module]) -> None:
-    """Raise `InputError` unless `folder` holds the weights of the model that `build` makes.
+def require_fit(folder: Path, settings: object, build: Callable[[], nn.Module]) -> None:
+    """Raise `InputError` unless `folder` holds the weights of the model that `build` makes from `settings`.
 
     `build` is called on the meta device and of the files only the headers are read: a configuration that asks for more
-    than is there is refused before it is given memory.
+    than is there is refused before it is given memory, or the time that thousands of layers take.
     """
+    files = [folder / name for name in (WEIGHTS_FILE, *PARTS) if name.endswith(".safetensors")]
+    there = sum(len(tensor_shapes(path)) for path in files if path.exists())
+    depth = max(getattr(settings, name, 0) for name in _DEPTHS)
+    if depth > max(there, 1):
+        raise InputError(
+            f"{folder}: does not fit the model, which has {depth} layers, more than the {there} tensors there; take an "
+            "undamaged copy"
+        )
     with torch.device("meta"):
         model = build()
     _require_class(folder, type(model))

@@ -45,10 +45,7 @@ def sampling_wan5b() -> RunConfig:
 
 
 def sampling_wan5b_cfg() -> RunConfig:
-    """The winning entry's second submission: the same, with guidance by 1.5 (report, Table 2).
-
-    States are withheld from a tenth of the clips in training: the share of the team's script (challenge-facts 5.6).
-    """
+    """The winning entry's second submission: guided by 1.5, a tenth of the states withheld (its script's share)."""
     config = sampling_wan5b()
     assert isinstance(config.track, SamplingConfig)
     track = replace(

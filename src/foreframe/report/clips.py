@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from foreframe.errors import InputError
+from foreframe.files import parse_json, shortened
+from foreframe.report.archive import read_archive
 from foreframe.report.runs import spoken
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ Frames = npt.NDArray[np.uint8]
 
 MAX_CLIPS = 24
 """Clips a page shows in all; the rest is named, not drawn."""
+
+MAX_FRAMES = 1024
+"""Frames of a video that is drawn: more do not fit into one sheet."""
 
 LADDER = ((88, 256), (80, 192), (70, 128), (55, 96))
 """(WebP quality, longest side in pixels) tried in turn until a clip fits its share of the page."""
@@ -143,20 +145,12 @@ def read_clip(path: Path) -> SavedClip:
     """The arrays of one saved clip; raises `InputError` naming the file and the array that does not fit."""
     again = "run `foreframe evaluate` again"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(str(arrays.pop("meta", "{}")))
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InputError(f"{path}: cannot be read as a saved clip ({error}); {again}") from error
+        arrays: dict[str, npt.NDArray[Any]] = read_archive(path, wanted=_is_known)
+        meta = parse_json(str(arrays.pop("meta", "{}")))
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: meta cannot be read as JSON ({shortened(error)}); {again}") from error
     if not isinstance(meta, dict):
         raise InputError(f"{path}: meta must be a JSON object; {again}")
     for name in ("context", "truth", "prediction"):
@@ -187,12 +181,20 @@ def read_clip(path: Path) -> SavedClip:
     )
 
 
+def _is_known(name: str) -> bool:
+    """Whether an array of that name is drawn, or says something about the others; the rest is not unpacked."""
+    known = ("meta", "context", "truth", "prediction", "sample", "reconstruction", "spread")
+    return name in known or name.startswith((WHAT_IF, "baseline_"))
+
+
 def _misfit(name: str, array: npt.NDArray[Any], truth: npt.NDArray[Any]) -> str:
     """What is wrong with an array, or nothing."""
     axes = "(frames, height, width)" if name == "spread" else "(frames, height, width, 3)"
     num_axes = axes.count(",") + 1
     if array.dtype != np.uint8 or array.ndim != num_axes or 0 in array.shape or array.shape[3:] not in ((), (3,)):
         return f"{name} is {array.dtype} {tuple(array.shape)}, must be uint8 {axes}"
+    if len(array) > MAX_FRAMES:
+        return f"{name} has {len(array)} frames, more than the {MAX_FRAMES} that a page draws"
     expected = array.shape[:1] + truth.shape[1:] if name == "context" else truth.shape
     if array.shape != expected[:num_axes]:
         return f"{name} has shape {array.shape}, truth has {truth.shape}"
@@ -201,7 +203,9 @@ def _misfit(name: str, array: npt.NDArray[Any], truth: npt.NDArray[Any]) -> str:
 
 def _labels(meta: dict[str, Any]) -> dict[str, str]:
     labels = meta.get("labels", {})
-    if not isinstance(labels, dict) or not all(isinstance(text, str) and text.strip() for text in labels.values()):
+    if not isinstance(labels, dict) or not all(
+        isinstance(text, str) and text.strip() and len(text) <= 200 for text in labels.values()
+    ):
         raise ValueError("labels in meta must be an object of texts by panel")
     return labels
 

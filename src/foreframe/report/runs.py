@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import listed
+from foreframe.files import listed, meant_run, read_json, require_regular, shortened
 from foreframe.scores import find_scores
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+MAX_JOURNAL_BYTES = 256 << 20
+"""Largest journal that is read: a line for each of a million steps."""
 SCORES_VERSION = 1
 """Format version of scores.json that this build reads."""
 
@@ -108,8 +110,14 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """The run folder at `path`. Only config.json must be there; what else is missing stays empty."""
+    if len(path.parts) == 1 and not path.is_absolute():
+        _refuse_shipped(path)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such run folder; `foreframe train RECIPE --out {path}` makes one")
+        near = meant_run(path, "config.json") if path.exists() else ""
+        advice = near or f"; `foreframe train RECIPE --out {path}` makes one"
+        raise UsageError(f"{path}: {'is no folder' if path.exists() else 'no such run folder'}{advice}")
+    if not (path / "config.json").exists():
+        raise InputError(f"{path}: not a run folder, config.json is missing{meant_run(path, 'config.json')}")
     config = _read_object(path / "config.json", missing=f"{path}: not a run folder, config.json is missing")
     scores, receipt_missing = None, False
     found = find_scores(path)
@@ -129,6 +137,16 @@ def read_run(path: Path) -> Run:
         receipt_missing=receipt_missing,
         prediction_files=tuple(sorted(listed(found.predictions, "*.npz"), key=_natural)),
     )
+
+
+def _refuse_shipped(path: Path) -> None:
+    from foreframe.models.weights import shipped_runs  # which imports torch, of no use to a page
+
+    if str(path) in shipped_runs():
+        raise UsageError(
+            f"{path}: is the shipped model, which holds no scores; `foreframe export {path} --out RUN` makes a copy, "
+            f"`foreframe evaluate RUN` its scores, `foreframe report RUN` the page; for a folder here write ./{path}"
+        )
 
 
 def read_scores(path: Path) -> Scores | None:
@@ -163,11 +181,11 @@ def read_scores(path: Path) -> Scores | None:
         references = frozenset(map(str, data.get("references") or ()))
         predictors = {str(name): str(text) for name, text in (data.get("predictors") or {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {shortened(error, 80)}"
         raise InputError(f"{path}: not in the form that `foreframe evaluate` writes ({what}); run it again") from error
     unknown = sorted({score.metric for score in scores} - {metric.name for metric in metrics})
     if unknown:
-        raise InputError(f"{path}: scores for metrics that it does not describe: {', '.join(unknown)}")
+        raise InputError(f"{path}: scores for metrics that it does not describe: {shortened(', '.join(unknown), 120)}")
     track = str(data.get("track") or "unknown")
     return Scores(
         track=track, receipt=receipt, metrics=metrics, scores=scores, predictors=predictors, references=references
@@ -176,8 +194,10 @@ def read_scores(path: Path) -> Scores | None:
 
 def read_journal(path: Path) -> Journal:
     """metrics.jsonl as curves; a torn last line (a killed run) is left out without a word."""
-    if not path.is_file():
+    if not path.exists():
         return Journal()
+    if require_regular(path).st_size > MAX_JOURNAL_BYTES:
+        raise InputError(f"{path}: is larger than any journal ({MAX_JOURNAL_BYTES >> 20} MB); shorten it")
     lines = path.read_bytes().split(b"\n")
     curves: dict[str, dict[str, dict[int, float]]] = {}
     num_unreadable = num_not_finite = 0
@@ -187,17 +207,25 @@ def read_journal(path: Path) -> Journal:
         try:
             entry = json.loads(line)
             step, split = int(entry["step"]), str(entry.get("split", "train"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             num_unreadable += number < len(lines) - 1
             continue
         for name, value in entry.items():
             if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if math.isfinite(value):
+            if _is_finite(value):
                 curves.setdefault(name, {}).setdefault(split, {})[step] = float(value)
             else:
                 num_not_finite += 1
     return Journal(curves=curves, num_unreadable=num_unreadable, num_not_finite=num_not_finite)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that a float can hold: whole numbers in JSON may have any length."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def find_key(tree: object, key: str) -> Any:
@@ -217,15 +245,9 @@ def spoken(name: str) -> str:
 
 
 def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise InputError(missing)
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: must hold a JSON object, holds {type(data).__name__}")
-    return data
+    return read_json(path, advice="take an undamaged copy, or make it again")
 
 
 def _interval(entry: dict[str, Any]) -> Interval:

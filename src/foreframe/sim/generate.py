@@ -312,8 +312,7 @@ def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int]
     from foreframe.data.writer import write_metadata
 
     ensure_gl()
-    described = {"generator": "evesim", "version": GENERATOR_VERSION, "mujoco": version("mujoco"), **asdict(config)}
-    del described["workers"]  # any number gives the same data
+    described = _described(config)
     total, done = config.episodes * config.frames_per_episode, 0
 
     def tick(frames: int) -> None:
@@ -339,6 +338,32 @@ def simulate(out: Path, config: SimulateConfig, *, progress: Callable[[int, int]
                 _write_shard(root, shard, config, tick)
         _finish_side(root / "sim", config, described)
         write_metadata(root, num_shards=config.num_shards, num_images=total, hz=HZ)
+
+
+def _described(config: SimulateConfig) -> dict[str, Any]:
+    """What decides the data, JSON-ready."""
+    described = {"generator": "evesim", "version": GENERATOR_VERSION, "mujoco": version("mujoco"), **asdict(config)}
+    del described["workers"]  # any number gives the same data
+    return json.loads(json.dumps(described))
+
+
+def is_made(out: Path, config: SimulateConfig) -> bool:
+    """Whether `out` holds just what `simulate` would make of `config`; `UsageError` if it holds another simulation."""
+    from foreframe.files import read_json, shortened
+
+    path = out / "sim" / "config.json"
+    if not path.is_file() or not (out / "metadata.json").is_file():
+        return False
+    there = read_json(path, advice="name another folder")
+    for name, value in _described(config).items():
+        if there.get(name) != value:
+            raise UsageError(
+                f"{out}: holds another simulation: {name} is {shortened(there.get(name), 60)} there and {value} here; "
+                "name another folder"
+            )
+    if missing := _missing_shards(out, config):
+        raise UsageError(f"{out}: shard {missing[0]} is not whole; delete the folder and make it again")
+    return True
 
 
 def _missing_shards(root: Path, config: SimulateConfig) -> list[int]:

@@ -43,6 +43,7 @@ def ensure_gl() -> str:
     chosen = os.environ.get("MUJOCO_GL")
     if chosen:
         if chosen != os.environ.get(_TRIED) and not probe(chosen):
+            _refuse_platform()
             raise UsageError(f"MUJOCO_GL={chosen}: cannot render here; unset it, or set it to egl or osmesa")
         os.environ[_TRIED] = chosen
         return chosen
@@ -53,10 +54,17 @@ def ensure_gl() -> str:
             if chooser := sys.modules.get("mujoco.rendering.classic.gl_context"):
                 importlib.reload(chooser)
             return backend
+    _refuse_platform()
     raise UsageError(
         "the simulator found no OpenGL to render with: "
         "`apt-get install libegl1 libgl1-mesa-dri libopengl0` or `apt-get install libosmesa6`"
     )
+
+
+def _refuse_platform() -> None:
+    """Raise `UsageError` if PYOPENGL_PLATFORM is set: MuJoCo renders with no other platform than its own choice."""
+    if platform := os.environ.get("PYOPENGL_PLATFORM"):
+        raise UsageError(f"PYOPENGL_PLATFORM={platform[:60]}: cannot render here; unset it, or set it to egl or osmesa")
 
 
 def load_mujoco(*, render: bool) -> Any:

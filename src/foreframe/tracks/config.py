@@ -28,6 +28,10 @@ NUM_FUTURE = BLOCK_GRIDS
 """Grids to predict: the next block."""
 
 
+_FULL_ROWS_FRAMES = 21
+"""Frames whose latents are as many as the steps that a state encoder makes of all 77 rows: 6."""
+
+
 NUM_OBSERVED = 17
 """Frames of a clip that are given (report, section 2)."""
 
@@ -169,6 +173,11 @@ class SamplingConfig:
             raise ValueError(f"a guidance scale of {self.sampler.guidance_scale} needs a model trained with guidance")
         if self.answer == "both" and self.frames != "stride4_dup_last":
             raise ValueError(f"answer both needs frames stride4_dup_last, not {self.frames}")
+        if self.model.state_rows == "full" and len(self.frame_offsets) != _FULL_ROWS_FRAMES:
+            raise ValueError(
+                f"frames {self.frames} needs model.state_rows downsample: of all 77 rows the encoder makes the steps "
+                f"of {_FULL_ROWS_FRAMES} frames, and these are {len(self.frame_offsets)}"
+            )
 
     @property
     def frame_offsets(self) -> list[int]:

@@ -19,6 +19,7 @@ import json
 import secrets
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +106,9 @@ def _prune(folder: Path) -> None:
     except OSError as error:
         if folder not in _not_pruned:
             _not_pruned.add(folder)
-            print(
-                f"foreframe: {folder}: this old checkpoint cannot be removed ({error.strerror}) and stays; training "
-                "goes on",
-                file=sys.stderr,
-            )
+            told = f"{folder}: this old checkpoint cannot be removed ({error.strerror}) and stays; training goes on"
+            with suppress(OSError):  # the terminal may be gone
+                print(f"foreframe: {told}", file=sys.stderr)
 
 
 def load_checkpoint(

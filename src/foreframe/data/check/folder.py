@@ -232,7 +232,8 @@ class _FolderCheck:
         counted = None
         if metadata and not (is_test and "num_shards" not in metadata):
             counted = whole_number(metadata, "num_shards", "metadata.json", report, least=1)
-        if fault := None if counted is None else numbering_fault(inventory.numbers, counted):
+        faults = [numbering_fault(inventory.files[role], counted or 0) for role in ROLES]
+        if fault := next((one for one in faults if one is not None), None):
             report.add("shard-numbers", ".", "", fault)
         else:
             self._check_counted(metadata, counted)

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from foreframe.data.hints import FILE_NAMES, Role, rename_hint
+from foreframe.data.hints import FILE_NAMES, Role, rename_hint, role_by_name
 from foreframe.data.layout import FETCH_AGAIN
 from foreframe.files import MAX_JSON_BYTES, POINTER_HINT, is_pointer, parse_json, shortened
 
@@ -178,9 +178,9 @@ def _collect(
 
 def _said_of_extra(inventory: Inventory, role: Role | None, name: str) -> str:
     """What to do about a file of no known name; `role` is that of the folder it lies in, if it has one."""
+    if inventory.style == "flat":
+        role = role_by_name(name) or "video"
     wanted = None if role is None else rename_hint(name, role)
-    if wanted is None and inventory.style == "flat" and name.lower().endswith(".mp4"):
-        wanted = rename_hint(name, "video")
     if wanted is not None:
         return f"is not part of the layout by its name; if it is {wanted}, rename it, else move it elsewhere"
     return "is not part of the layout; move it elsewhere"
