@@ -434,3 +434,19 @@ def test_shared_over_processes_all_are_refused_together(trained: Path, monkeypat
         pass
     assert len(told) == 1
     assert "another `evaluate`" in told[0][0]
+
+
+def test_a_full_disk_names_what_export_was_writing_and_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+    open_run(trained)
+    place = tmp_path / "exports"
+    with pytest.raises(OSError, match="File too large") as caught, limited(1000):
+        export_run(trained, place / "out")
+    assert str(caught.value.filename).startswith(str(place))
+    with pytest.raises(OSError, match="File too large") as caught, limited(1000):
+        runs.copy_shipped("compression_tiny", place / "copy")
+    assert str(caught.value.filename).startswith(str(place))
+    assert not place.exists()
+    runs.copy_shipped("compression_tiny", place / "copy")
+    copied = {path.relative_to(place / "copy"): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    shipped = runs.shipped_runs()["compression_tiny"]
+    assert copied == {path.relative_to(shipped): path.read_bytes() for path in shipped.rglob("*") if path.is_file()}

@@ -463,7 +463,7 @@ def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     (partial,) = tmp_path.iterdir()
     assert partial.name == ".out.partial"
-    before = (partial / "videos" / "video_0.mp4").stat().st_mtime_ns
+    before = (partial / "folder" / "videos" / "video_0.mp4").stat().st_mtime_ns
     with pytest.raises(UsageError, match="seed 4, not 5"):
         simulate(tmp_path / "out", replace(SMALL, seed=5))
     seen = []

@@ -21,7 +21,7 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
-from foreframe.files import listed, locked, meant_run
+from foreframe.files import listed, locked, meant_run, write_whole
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -313,7 +313,9 @@ def copy_shipped(name: str, out: Path) -> None:
             raise UsageError(f"{out}: is there and is not a copy of the shipped {name}; name another place")
     shutil.rmtree(out, ignore_errors=True)
     with atomic_folder(out) as partial:
-        shutil.copytree(runs[name], partial, dirs_exist_ok=True)
+        for path in sorted(runs[name].rglob("*")):
+            if path.is_file():
+                write_whole(partial / path.relative_to(runs[name]), path.read_bytes())
 
 
 def export_run(
@@ -336,12 +338,9 @@ def export_run(
     with atomic_folder(out) as partial:
         config = _without_paths(run.config)
         save_config(partial, config, name=run_name(config, weights))
-        with tempfile.TemporaryDirectory() as held:
-            for name, content in run.files.items():
-                (Path(held) / name).write_bytes(content)
-            export_checkpoint(Path(held), partial / "checkpoints" / run.checkpoint.name, model=run.model)
+        export_checkpoint(run.files, partial / "checkpoints" / run.checkpoint.name, model=run.model)
         if (run.folder / METRICS_FILE).is_file():
-            shutil.copy(run.folder / METRICS_FILE, partial / METRICS_FILE)
+            write_whole(partial / METRICS_FILE, (run.folder / METRICS_FILE).read_bytes())
     track: Any = run.config.track
     named = (getattr(track, "tokenizer", None), getattr(track, "autoencoder", None), getattr(track.model, "base", None))
     return sorted({name for name in named if name is not None and Path(name).is_absolute()})

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foreframe.errors import InputError
-from foreframe.files import listed, naming, read_typed
+from foreframe.files import listed, naming, read_typed, write_whole
 from foreframe.manifest import MANIFEST_FILE, seal, sync, verify
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -40,6 +40,7 @@ from foreframe.models.weights import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from foreframe.tracks.track import Track
@@ -162,15 +163,16 @@ def input_files(folder: Path) -> set[str]:
     return {path.name for path in listed(folder) if not path.name.startswith(".")} - set(own)
 
 
-def export_checkpoint(folder: Path, out: Path, *, model: Any) -> None:
-    """Copy the checkpoint that `model` was loaded from, weights compact and without the optimiser's state.
+def export_checkpoint(files: Mapping[str, bytes], out: Path, *, model: Any) -> None:
+    """Write the checkpoint that `model` was loaded from, weights compact and without the optimiser's state.
 
+    `files` are that checkpoint's small ones by name, which training may have removed since they were read.
     `out` stands in a run folder with a `config.json` of its own, whose name it is sealed with.
     """
     out.mkdir(parents=True)
     save_model(out, model, compact=True)
-    for name in (input_files(folder) | {TRAINER_FILE}) - {MODEL_FILE}:
-        shutil.copy(folder / name, out / name)
+    for name in files.keys() - {MODEL_FILE}:
+        write_whole(out / name, files[name])
     seal(out)
 
 
