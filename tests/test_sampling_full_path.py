@@ -201,7 +201,9 @@ def test_checkpoint_holds_what_was_trained_alone(run: Path, base: Path) -> None:
     assert all(value.any() for value in parts.values())
     averages = {name.rpartition("/")[0] for name in load_file(newest / "optimizer.safetensors")}
     assert averages == trained
-    assert json.loads((newest / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    # The base is named by the run's configuration; a path in what is handed on would say where this machine keeps it.
+    assert json.loads((newest / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert all(str(base.parent) not in path.read_text() for path in newest.glob("*.json"))
     # What is frozen is the base's own, bit for bit.
     held = {name.replace(".base_layer.", "."): value for name, value in model.named_parameters()}
     shards = [load_file(path) for path in (base / "transformer").glob("*.safetensors")]

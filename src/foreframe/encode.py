@@ -191,7 +191,7 @@ def load_autoencoder(
     permission.
     """
     root = named_folder(name)
-    if is_on_hub(name):
+    if not root.exists() and "/" in name:
         root = diffusers_folder(name, "vae", revision=revision, permissions=permissions)
     if folder := autoencoder_folder(root):
         return VideoAutoencoder.load(folder), autoencoder_hash(folder)
