@@ -7,13 +7,13 @@ import io
 import os
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreframe.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from _typeshed import ReadableBuffer
 
