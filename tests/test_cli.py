@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import foreframe
 from foreframe.cli import run
+from foreframe.config import load_config, to_json
+from foreframe.errors import InputError
+from foreframe.recipes import RECIPES
+from foreframe.sim.generate import SimulateConfig, _described
+
+SOURCE = Path(foreframe.__file__).parents[1]
 
 
 def fault(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -115,3 +126,169 @@ def test_recipes_are_listed_and_help_works(capsys: pytest.CaptureFixture[str]) -
     assert run(["--help"]) == 0
     assert run(["train", "compression_tiny", "--help"]) == 0
     assert "--track.model.num-layers" in capsys.readouterr().out
+
+
+FOREFRAME = [sys.executable, "-c", "from foreframe.cli import main; main()"]
+
+
+def shell(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell's line in which `$@` is the command."""
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *FOREFRAME, *arguments], capture_output=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_fails_is_told_in_one_line_or_not_at_all(unbuffered: str) -> None:
+    for script, status, line in [
+        ('"$@" | true; exit ${PIPESTATUS[0]}', 0, b""),
+        ('"$@" > /dev/full', 1, b"foreframe: standard output: No space left on device\n"),
+        ('"$@" >&-', 0, b""),
+        ('"$@" 2>&-', 0, b""),
+    ]:
+        done = shell(script, "recipes", PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stderr) == (status, line), script
+    assert shell('"$@" >&- 2>&-', "data", "info", "/nowhere").returncode == 2
+    assert shell('"$@" 2> /dev/full', "data", "info", "/nowhere").returncode == 2
+
+
+def test_a_closed_output_is_not_given_to_the_next_file(tmp_path: Path) -> None:
+    code = (
+        "import os; from foreframe.cli.output import prepare_streams as p; p(); print('said'); print(os.open('f', 577))"
+    )
+    command = ["bash", "-c", '"$@" >&-', "bash", sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    assert (tmp_path / "f").read_bytes() == b""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_write_is_replaced(encoding: str, raw_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ü 雪"
+    folder.symlink_to(raw_root / "train")
+    done = shell('"$@"', "data", "info", str(folder), PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "? ?" in done.stdout.decode(encoding) or "ü ?" in done.stdout.decode(encoding)
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = shell(f'cd {gone}; rmdir {gone}; "$@"', "recipes")
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[-1].startswith("foreframe: the working directory is not there any more")
+
+
+@pytest.mark.parametrize("arguments", [["recipes"], ["train", "sampling_tiny", "--help"], ["evaluate", "--help"]])
+def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
+    code = f"import sys, foreframe.cli as c; c.run({arguments!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes."), "12 bytes were"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deep"),
+        (ValueError("odd"), "ValueError in "),
+    ],
+)
+def test_an_error_of_a_library_is_one_line(
+    error: Exception, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setitem(RECIPES, "broken", fail)
+    status, line = fault(["plan", "broken"], capsys)
+    assert status == 1
+    assert says in line
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "broken", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(["plan", "broken"])
+
+
+def test_settings_that_cannot_meet_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for frames in ("stride2", "all"):
+        arguments = ["plan", "sampling_tiny", "--track.frames", frames, "--track.model.state-rows", "full"]
+        status, line = fault(arguments, capsys)
+        assert status == 2
+        assert f"frames {frames} needs model.state_rows downsample" in line
+
+
+EDITS: list[tuple[str, Any, str]] = [
+    ("track.model.width", 161, "track.model: width 161 does not divide"),
+    ("track.model.width", "wide", "track.model.width: Input should be a valid integer"),
+    ("track.model.dropout", [[]], "track.model.dropout"),
+    ("track.kind", "fancy", "track.kind: must be one of compression, reconstruction, sampling, not 'fancy'"),
+    ("track.kind", [[1]], "track.kind: must be one of"),
+    ("track", 3, "track: must be an object, not 3"),
+    ("data", 5, "data: must be a folder, sample or null"),
+    ("optim.learning_rat", 1, "optim.learning_rat is no field of this build's configuration; optim.learning_rate is"),
+    ("train.num_steps", "x" * 5000, "train.num_steps"),
+    ("version", "y" * 5000, "configuration version"),
+    ("z" * 5000, 1, "is no field"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "says"), EDITS, ids=[f"{edit[0][:30]}-{n}" for n, edit in enumerate(EDITS)])
+def test_an_edited_configuration_is_told_by_its_field(field: str, value: Any, says: str, tmp_path: Path) -> None:
+    content: Any = json.loads(json.dumps(to_json(RECIPES["compression_tiny"]())))
+    *parents, last = field.split(".")
+    place = content
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        load_config(tmp_path)
+    line = str(caught.value)
+    assert says in line
+    assert len(line) - len(str(tmp_path)) < 300
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, '{"version": ' + "9" * 400 + "}", "{", "[]", '{"version": 1}'])
+def test_a_configuration_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        load_config(tmp_path)
+
+
+def test_a_run_that_was_meant_is_named(compression_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint,) = sorted((compression_run / "checkpoints").glob("step_*"))[-1:]
+    for given in (checkpoint, compression_run / "config.json", compression_run / "checkpoints"):
+        for arguments in (["evaluate"], ["report"], ["export", "--out", "x"]):
+            status, line = fault([arguments[0], str(given), *arguments[1:]], capsys)
+            assert status in (1, 2)
+            assert f"the run {compression_run} is meant" in line
+    for command in ("evaluate", "report"):
+        assert f"the run {compression_run}" in fault([command, str(compression_run.parent)], capsys)[1]
+
+
+def test_a_shipped_run_has_no_page_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    status, line = fault(["report", "compression_tiny"], capsys)
+    assert status == 2
+    assert "foreframe export compression_tiny --out RUN" in line
+
+
+def test_a_place_for_a_picture_is_tried_before_any_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for out in (tmp_path / "missing" / "sheet.png", Path("/proc/sheet.png")):
+        status, line = fault(["data", "sheet", "/nowhere", "--out", str(out)], capsys)
+        assert status == 2
+        assert f"{out}: cannot be written" in line
+
+
+def test_a_simulation_that_is_made_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "metadata.json").write_text("{}")
+    (tmp_path / "sim" / "config.json").write_text(json.dumps(_described(SimulateConfig(seed=1))))
+    status, line = fault(["data", "simulate", str(tmp_path), "--seed", "2"], capsys)
+    assert status == 2
+    assert "holds another simulation: seed is 1 there and 2 here" in line
+    status, line = fault(["data", "simulate", str(tmp_path), "--seed", "1"], capsys)
+    assert status == 2
+    assert "shard 0 is not whole" in line

@@ -301,7 +301,8 @@ def _measure(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensor
     batch = example_batch(config, num_clips)
     autocast = config.train.precision == "bf16"
     computing = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
-    imitating = _AsOnCuda(autocast=autocast) if device == "cuda" else nullcontext()
+    again = getattr(config.track.model, "checkpointing", "none") != "none"
+    imitating = _AsOnCuda(autocast=autocast, again=again) if device == "cuda" else nullcontext()
     forward, counter = 0, _flop_counter()
     if flops and batch.tokens is not None:  # whose loss needs some of the outputs only
         with counter, torch.no_grad(), computing, imitating:
@@ -379,9 +380,11 @@ _FLOAT32_ON_CUDA: set[Any] = {
 class _AsOnCuda(TorchFunctionMode):
     """Calls go the way they would go on a CUDA device, as far as what they keep for the backward pass differs."""
 
-    def __init__(self, *, autocast: bool) -> None:
+    def __init__(self, *, autocast: bool, again: bool) -> None:
+        """`again`: blocks are computed again in the backward pass, where calls go their own way."""
         super().__init__()
         self.autocast = autocast
+        self.again = again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -413,7 +416,7 @@ class _AsOnCuda(TorchFunctionMode):
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
-        if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+        if attn_mask is None and (self.again or query.dtype in (torch.bfloat16, torch.float16)):
             if dropout_p == 0:
                 # The CPU's flash attention keeps the same; and a block that is computed again finds what it kept.
                 return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scale)
