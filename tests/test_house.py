@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,12 @@ def test_readme_names_every_file_and_command() -> None:
             assert f" {path.relative_to(ROOT).as_posix()} " in readme, f"README's tree lacks {path.relative_to(ROOT)}"
     for command in COMMANDS:
         assert f"foreframe {command}" in readme, f"README lacks the command {command}"
+
+
+def test_the_page_on_reliability_names_tests_that_exist() -> None:
+    """A line about a fault stays true only as long as its test is there."""
+    root = Path(__file__).parent
+    named = re.findall(r"`(test_\w+)::(\w+)`", (root.parent / "docs" / "reliability.md").read_text())
+    assert len(named) > 60
+    for file, test in named:
+        assert re.search(rf"^\s*(def|class) {test}\b", (root / f"{file}.py").read_text(), re.MULTILINE), (file, test)
