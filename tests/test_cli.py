@@ -16,6 +16,7 @@ from foreframe.cli import run
 from foreframe.config import load_config, to_json
 from foreframe.errors import InputError
 from foreframe.recipes import RECIPES
+from foreframe.runs import sample_data
 from foreframe.sim.generate import SimulateConfig, _described
 
 SOURCE = Path(foreframe.__file__).parents[1]
@@ -292,3 +293,30 @@ def test_a_simulation_that_is_made_is_known(tmp_path: Path, capsys: pytest.Captu
     status, line = fault(["data", "simulate", str(tmp_path), "--seed", "1"], capsys)
     assert status == 2
     assert "shard 0 is not whole" in line
+
+
+def test_a_folder_whose_weights_could_not_be_read_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = os.fsdecode(os.fsencode(tmp_path / "r") + b"\xff")
+    for arguments in (["train", "compression_tiny"], ["demo"], ["export", "compression_tiny"]):
+        status, line = fault([*arguments, "--out", out], capsys)
+        assert status == 2
+        assert "is not UTF-8" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_word_sample_means_the_data_inside_the_package(
+    capsys: pytest.CaptureFixture[str], compression_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: list[Any] = []
+
+    def seen(run: Path, *, data: Any, **_: Any) -> Any:
+        given.append(data)
+        raise InputError("seen")
+
+    monkeypatch.setattr("foreframe.runs.evaluate_run", seen)
+    for word in ("sample", "./sample"):
+        assert "seen" in fault(["evaluate", str(compression_run), "--data", word], capsys)[1]
+    assert given == [sample_data(), Path("sample")]

@@ -279,10 +279,17 @@ def _cost(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensorMod
     """What a micro-batch costs.
 
     Blocks are alike: two and three of them are counted, and the difference once for each block more. From two on the
-    peak grows evenly too: it lies in the backward of the last blocks, when all that is kept is there.
+    peak grows evenly too: it lies in the backward of the last blocks, when all that is kept is there. Not so where
+    autocast's copies of weights that train are made again in the backward pass and stay: there all blocks are counted.
     """
-    depth = getattr(config.track.model, "num_layers", 0)
-    if depth <= 3:
+    model: Any = config.track.model
+    depth = getattr(model, "num_layers", 0)
+    wanders = (
+        config.train.precision == "bf16"
+        and getattr(model, "checkpointing", "none") != "none"
+        and not getattr(model, "lora_rank", 0)
+    )
+    if depth <= 3 or wanders:
         return _measure(config, num_clips, device=device, mode=mode, flops=flops)
     two, three = (
         vars(_measure(_of_depth(config, blocks), num_clips, device=device, mode=mode, flops=flops)) for blocks in (2, 3)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from tyro.conf import Positional
 
-from foreframe.cli.options import GivenPermissions, RunPath, from_environment, parse
+from foreframe.cli.options import GivenPermissions, RunPath, from_environment, parse, require_utf8
 from foreframe.cli.output import progress_bar
 from foreframe.errors import UsageError
 from foreframe.permissions import NONE
@@ -130,6 +130,7 @@ class ExportOptions:
 def export_command(arguments: list[str]) -> int:
     """Copy a run."""
     options = parse(ExportOptions, arguments, prog="foreframe export")
+    require_utf8(options.out)
     from foreframe.runs import export_run
 
     needed = export_run(options.run, options.out, average_with=options.average_with, permissions=options.permissions)

@@ -37,6 +37,15 @@ RunPath = Annotated[
 ]
 
 
+def require_utf8(out: Path) -> None:
+    """Raise `UsageError` for a folder in which weights could be written and not be read again."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(out).decode(errors="replace")
+        raise UsageError(f"{shown}: is not UTF-8, which weights' files need; name another folder with --out") from error
+
+
 def recipe_named(name: str) -> Any:
     """A complete `RunConfig` by its name."""
     from foreframe.recipes import RECIPES

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import AvoidSubcommands
 
-from foreframe.cli.options import GivenPermissions, parse, recipe_named
+from foreframe.cli.options import GivenPermissions, parse, recipe_named, require_utf8
 from foreframe.permissions import NONE
 
 
@@ -28,6 +28,7 @@ class DemoOptions:
 def demo_command(arguments: list[str]) -> int:
     """Train, evaluate and show on the sample."""
     options = parse(DemoOptions, arguments, prog="foreframe demo")
+    require_utf8(options.out)
     from foreframe.demo import demo
 
     demo(options.out, num_steps=options.num_steps)
@@ -92,6 +93,7 @@ def train_command(arguments: list[str]) -> int:
         prog=f"foreframe train {arguments[0]}",
         default=Options(out=tyro.MISSING, config=config),
     )
+    require_utf8(options.out)
     from foreframe.runs import train_run
 
     train_run(options.out, _with_absolute_paths(options.config), permissions=options.permissions)
