@@ -13,7 +13,7 @@ import pytest
 
 import foreframe
 from foreframe.cli import run
-from foreframe.config import load_config, to_json
+from foreframe.config import load_config, save_config, to_json
 from foreframe.errors import InputError
 from foreframe.recipes import RECIPES
 from foreframe.runs import sample_data
@@ -320,3 +320,10 @@ def test_the_word_sample_means_the_data_inside_the_package(
     for word in ("sample", "./sample"):
         assert "seen" in fault(["evaluate", str(compression_run), "--data", word], capsys)[1]
     assert given == [sample_data(), Path("sample")]
+
+
+def test_guidance_asked_of_a_model_without_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_config(tmp_path, RECIPES["sampling_tiny"]())
+    status, line = fault(["evaluate", str(tmp_path), "--sampler.guidance-scale", "2"], capsys)
+    assert status == 2
+    assert "needs a model trained with guidance" in line

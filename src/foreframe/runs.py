@@ -238,7 +238,10 @@ def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path,
     for name, value in (predicting or {}).items():
         if not hasattr(config.track, name):
             raise UsageError(f"{folder}: its track, {config.track.kind}, has no {name} to set")
-        config = replace(config, track=replace(config.track, **{name: value}))
+        try:
+            config = replace(config, track=replace(config.track, **{name: value}))
+        except ValueError as error:
+            raise UsageError(f"{folder}: {name} does not fit this run: {error}") from error
     return folder, config
 
 
