@@ -119,26 +119,21 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
     train = config.train
     with FakeTensorMode() as mode:
         batch, single = (example_batch(config, size) for size in (train.micro_batch_size, 1))
-        model = build_as_shapes(config, mode)[1]
         cost = _cost(config, train.micro_batch_size, device=settings.device, mode=mode)
         sizes = _other_sizes(config)
         alone = _cost(config, 1, device=settings.device, mode=mode, flops=False).peak if sizes else cost.peak
-    state = _num_bytes([*model.parameters(), *model.buffers()])
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = _num_bytes(trained)
     # Two averages like the parameter, and a float32 count of steps for each.
-    optimizer = 2 * gradients + 4 * len(trained)
+    optimizer = 2 * cost.gradients + 4 * cost.num_trained
     data = _num_bytes(vars(batch).values())
-    parts = _parts(model)
-    fixed = state + gradients + optimizer
+    fixed = cost.weights + cost.gradients + optimizer
     # What is alive grows by the same amount with each sample.
     slope = (data + cost.peak - _num_bytes(vars(single).values()) - alone) / max(1, train.micro_batch_size - 1)
     peaks = {size: round(fixed + data + cost.peak + slope * (size - train.micro_batch_size)) for size in sizes}
     return Plan(
         recipe=config.recipe,
         precision=train.precision,
-        parameters=sum(parts.values()),
-        parts=parts,
+        parameters=sum(cost.parts.values()),
+        parts=cost.parts,
         flops=Flops(
             forward=cost.forward // train.micro_batch_size,
             forward_backward=cost.forward_backward // train.micro_batch_size,
@@ -146,8 +141,8 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
         memory=Memory(
             device=settings.device,
             micro_batch_size=train.micro_batch_size,
-            weights=state,
-            gradients=gradients,
+            weights=cost.weights,
+            gradients=cost.gradients,
             optimizer=optimizer,
             batch=data,
             activations=cost.activations,
@@ -159,7 +154,7 @@ def plan(config: RunConfig, settings: PlanConfig | None = None) -> Plan:
         sample=_sizes(batch),
         peaks=peaks,
         latent_cache=_latent_cache(config, batch),
-        checkpoint_bytes=_num_bytes(trained if _is_adapted(config) else model.state_dict().values()) + optimizer,
+        checkpoint_bytes=(cost.gradients if _is_adapted(config) else cost.saved) + optimizer,
     )
 
 
@@ -263,8 +258,18 @@ def _sizes(batch: Batch) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cost:
-    """Of one micro-batch."""
+    """Of the model and one micro-batch."""
 
+    parts: dict[str, int]
+    """Parameters of each top-level part."""
+    weights: int
+    """Bytes of parameters and buffers."""
+    saved: int
+    """Bytes of those that a checkpoint holds."""
+    gradients: int
+    """Bytes of the parameters that are trained."""
+    num_trained: int
+    """How many tensors those are."""
     forward: int
     """FLOPs of the model with every output; 0 where they were not asked for."""
     forward_backward: int
@@ -294,7 +299,13 @@ def _cost(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensorMod
     two, three = (
         vars(_measure(_of_depth(config, blocks), num_clips, device=device, mode=mode, flops=flops)) for blocks in (2, 3)
     )
-    return _Cost(**{name: two[name] + (depth - 2) * (three[name] - two[name]) for name in two})
+
+    def extended(at_two: Any, at_three: Any) -> Any:
+        if isinstance(at_two, dict):
+            return {name: extended(value, at_three[name]) for name, value in at_two.items()}
+        return at_two + (depth - 2) * (at_three - at_two)
+
+    return _Cost(**extended(two, three))
 
 
 def _of_depth(config: RunConfig, num_blocks: int) -> RunConfig:
@@ -326,7 +337,18 @@ def _measure(config: RunConfig, num_clips: int, *, device: str, mode: FakeTensor
         forward = forward or counter.get_total_flops()
         activations = meter.alive
         loss.value.backward()
-    return _Cost(forward=forward, forward_backward=counter.get_total_flops(), activations=activations, peak=meter.peak)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return _Cost(
+        parts=_parts(model),
+        weights=_num_bytes([*model.parameters(), *model.buffers()]),
+        saved=_num_bytes(model.state_dict().values()),
+        gradients=_num_bytes(trained),
+        num_trained=len(trained),
+        forward=forward,
+        forward_backward=counter.get_total_flops(),
+        activations=activations,
+        peak=meter.peak,
+    )
 
 
 class _NoModules:
