@@ -582,10 +582,21 @@ def test_wrong_settings_are_usage_errors(change):
 
 def test_no_opengl_is_one_line_that_names_the_packages(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)  # mujoco sets it when it has drawn
     monkeypatch.setattr(gl, "probe", lambda backend: False)
     with pytest.raises(UsageError, match="apt-get install libegl1 libgl1-mesa-dri libopengl0") as caught:
         gl.ensure_gl()
     assert "\n" not in str(caught.value)
+
+
+def test_a_platform_that_nothing_renders_with_is_named(monkeypatch):
+    monkeypatch.setattr(gl, "probe", lambda backend: False)
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "nonsense")
+    for chosen in ("", "egl"):
+        monkeypatch.setenv("MUJOCO_GL", chosen)
+        monkeypatch.setenv("FOREFRAME_GL_TRIED", "")
+        with pytest.raises(UsageError, match="^PYOPENGL_PLATFORM=nonsense: cannot render here; unset it"):
+            gl.ensure_gl()
 
 
 def test_opengl_choice(monkeypatch):
@@ -596,6 +607,7 @@ def test_opengl_choice(monkeypatch):
         return backend in ("chosen", "osmesa")
 
     monkeypatch.setattr(gl, "probe", probe)
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
     monkeypatch.delitem(sys.modules, "mujoco.rendering.classic.gl_context", raising=False)  # else loaded for OSMesa
     monkeypatch.setenv("FOREFRAME_GL_TRIED", "")
     monkeypatch.setenv("MUJOCO_GL", "chosen")

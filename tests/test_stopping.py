@@ -29,6 +29,19 @@ from foreframe.tracks.table import build_track
 from foreframe.train import loop
 from test_training import curve, same_weights
 
+
+@pytest.fixture(autouse=True)
+def signals_as_a_shell_leaves_them() -> Any:
+    """Whoever runs the tests may ignore some, as `nohup` and background jobs do."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # -- readers ---------------------------------------------------------------------------------------------------------
 
 
@@ -280,9 +293,13 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(raw_root: Path, tokenizer_ru
     config = replace(config, train=replace(config.train, num_steps=10_000, checkpoint_every=10_000, validate_every=0))
     child, terminal = pty.fork()
     if not child:
-        sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
-        cli.__dict__["_dispatch"] = lambda _arguments: train_run(tmp_path / "run", config)
-        os._exit(cli.run([]))
+        status: Any = None
+        try:
+            sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
+            cli.__dict__["_dispatch"] = lambda _arguments: train_run(tmp_path / "run", config)
+            status = cli.run([])
+        finally:
+            os._exit(status if isinstance(status, int) else 99)  # never on into the other tests
     journal = tmp_path / "run" / "metrics.jsonl"
     started = time.monotonic()
     while not (journal.exists() and journal.stat().st_size) and time.monotonic() - started < 60:

@@ -62,8 +62,8 @@ def ensure_gl() -> str:
 
 
 def _refuse_platform() -> None:
-    """Raise `UsageError` if PYOPENGL_PLATFORM is set: MuJoCo renders with no other platform than its own choice."""
-    if platform := os.environ.get("PYOPENGL_PLATFORM"):
+    """Raise `UsageError` if PYOPENGL_PLATFORM names what MuJoCo cannot render with."""
+    if (platform := os.environ.get("PYOPENGL_PLATFORM")) and platform not in ("egl", "osmesa"):
         raise UsageError(f"PYOPENGL_PLATFORM={platform[:60]}: cannot render here; unset it, or set it to egl or osmesa")
 
 
