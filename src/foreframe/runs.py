@@ -21,11 +21,12 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
-from foreframe.files import listed, locked, meant_run, write_whole
+from foreframe.files import listed, locked, meant_run, shortened, write_whole
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
     checkpoint_folders,
+    differing_setting,
     is_partly_trained,
     named_folder,
     require_fit,
@@ -216,11 +217,23 @@ def open_run(folder: Path, *, predicting: Mapping[str, Any] | None = None, permi
         except (InputError, OSError):
             # Damaged, unless another one has taken its place.
             if checkpoint_folders(folder)[-1:] == [newest]:
+                if model is None:
+                    _refuse_edited(folder, newest, config)
                 raise
     raise InputError(
         f"{folder}: is trained on, and its checkpoints are removed faster than they are read; start again, or keep "
         "more of them with --train.keep-checkpoints"
     )
+
+
+def _refuse_edited(folder: Path, checkpoint: Path, config: RunConfig) -> None:
+    """Raise `InputError` if the configuration, edited most likely, asks for another model than the checkpoint holds."""
+    if differs := differing_setting(checkpoint, config.track.model):
+        name, there, own = differs
+        raise InputError(
+            f"{folder / CONFIG_FILE}: track.model.{name} is {shortened(repr(own), 60)}, but the model in "
+            f"{checkpoint.name} was built with {shortened(repr(there), 60)}; put that back"
+        )
 
 
 def _settings(folder: Path, predicting: Mapping[str, Any] | None) -> tuple[Path, RunConfig]:

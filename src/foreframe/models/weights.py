@@ -204,6 +204,15 @@ def require_fit(folder: Path, settings: object, build: Callable[[], nn.Module]) 
     require_tensors(path, model.state_dict(), {name: shapes[name] for name in shapes if name not in scales})
 
 
+def differing_setting(folder: Path, settings: Any) -> tuple[str, Any, Any] | None:
+    """Name, value in `folder` and own value of the first setting in which the model there was built otherwise."""
+    there, own = _description(folder)[1], json.loads(json.dumps(asdict(settings)))
+    for name in own:
+        if name in there and there[name] != own[name]:
+            return name, there[name], own[name]
+    return None
+
+
 def require_tensors(where: Path, targets: Mapping[str, torch.Tensor], found: Mapping[str, torch.Size]) -> None:
     """Raise `InputError` unless the tensors found in a file are those of the model, by name and shape."""
     missing = sorted(targets.keys() - found.keys())
