@@ -595,7 +595,7 @@ def test_a_platform_that_nothing_renders_with_is_named(monkeypatch):
     for chosen in ("", "egl"):
         monkeypatch.setenv("MUJOCO_GL", chosen)
         monkeypatch.setenv("FOREFRAME_GL_TRIED", "")
-        with pytest.raises(UsageError, match="^PYOPENGL_PLATFORM=nonsense: cannot render here; unset it"):
+        with pytest.raises(UsageError, match=r"^PYOPENGL_PLATFORM=nonsense: cannot render here; unset it"):
             gl.ensure_gl()
 
 
