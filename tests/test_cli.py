@@ -276,6 +276,34 @@ def test_a_shipped_run_has_no_page_of_its_own(capsys: pytest.CaptureFixture[str]
     assert "foreframe export compression_tiny --out RUN" in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["data", "encode", "{raw}", "--out", "{out}", "--size", "30"], "30 pixels do not divide into cells of 8"),
+        (
+            ["data", "encode", "{raw}", "--out", "{out}", "--encoder", "autoencoder_tiny", "--size", "60"],
+            "do not divide",
+        ),
+        (["data", "encode", "{raw}", "--out", "{out}", "--encoder", "autoencoder_tiny", "--stride", "0"], "stride 0"),
+        (["data", "check", "{raw}", "--vocab-size", "0"], "vocab_size must be from 1"),
+        (["data", "sheet", "{raw}", "--size", "1000000"], "more than 100 million pixels"),
+        (["train", "sampling_tiny", "--out", "{out}", "--track.size", "60"], "60 pixels do not divide"),
+        (
+            ["train", "compression_tiny", "--out", "{out}", "--track.model.vocab-size", "64"],
+            "4000 tokens and the model 64",
+        ),
+    ],
+)
+def test_values_that_only_the_work_can_judge_are_usage(
+    arguments: list[str], says: str, raw_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [one.format(raw=raw_root / "train", out=tmp_path / "out") for one in arguments]
+    assert run(named) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert says in error[0]
+
+
 def test_a_place_for_a_picture_is_tried_before_any_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for out in (tmp_path / "missing" / "sheet.png", Path("/proc/sheet.png")):
         status, line = fault(["data", "sheet", "/nowhere", "--out", str(out)], capsys)

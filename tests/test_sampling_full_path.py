@@ -467,7 +467,7 @@ def test_a_prompt_that_was_brought_stays_as_it_is(raw_root: Path, own_base: Path
 
 
 def refused(pattern: str, folder: Path, config: Any, cache: Path) -> None:
-    with pytest.raises(InputError, match=pattern) as caught:
+    with pytest.raises((InputError, UsageError), match=pattern) as caught:
         train_run(folder, config, cache=cache)
     assert one_line(caught)
 

@@ -98,7 +98,7 @@ class TokenEncoder:
     def describe(self) -> dict[str, object]:
         """What decides the tokens, for `encoding.json`."""
         if self.size < CELL or self.size % CELL:
-            raise InputError(
+            raise UsageError(
                 f"frames of {self.size} pixels do not divide into cells of {CELL}; choose a multiple of {CELL}"
             )
         return {
@@ -132,7 +132,7 @@ class LatentEncoder:
     def describe(self) -> dict[str, object]:
         """What decides the latents, for `encoding.json`."""
         if self.stride < 1 or self.size < 1:
-            raise InputError(f"stride {self.stride} and size {self.size} must be at least 1")
+            raise UsageError(f"stride {self.stride} and size {self.size} must be at least 1")
         indices = frame_indices(self.frames).tolist()
         return {
             "kind": "latents",

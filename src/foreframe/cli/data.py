@@ -146,6 +146,10 @@ def check_command(arguments: list[str]) -> int:
     return 1 if findings else 0
 
 
+_LARGEST_SHEET = 100_000_000
+"""Pixels of a contact sheet that is still a picture to look at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions:
     """Write a contact sheet: frames at even distances from recordings at even distances, none of them chosen."""
@@ -167,6 +171,9 @@ def sheet_command(arguments: list[str]) -> int:
     options = parse(SheetOptions, arguments, prog="foreframe data sheet")
     if min(options.rows, options.columns, options.size) < 1:
         raise UsageError("sheet: rows, columns and size must be at least 1")
+    if options.rows * options.columns * options.size**2 > _LARGEST_SHEET:
+        millions = _LARGEST_SHEET // 10**6
+        raise UsageError(f"sheet: a picture of more than {millions} million pixels; ask for fewer or smaller frames")
     if options.out.suffix not in (".png", ".jpg", ".webp"):
         raise UsageError(f"{options.out}: is no .png, .jpg or .webp; name a picture with --out")
     require_place(options.out)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.files import listed, read_json, require_regular, sha256_file, shortened, typed
 from foreframe.models.config import AutoencoderConfig
 
@@ -119,10 +119,10 @@ class VideoAutoencoder(nn.Module):
             raise OSError(errno.EIO, str(error), str(folder / _WEIGHTS_FILE)) from error
 
     def latent_shape(self, *, num_frames: int, size: int) -> tuple[int, int, int, int]:
-        """(C, F, h, w) for that many frames of that side; `InputError` if they do not divide."""
+        """(C, F, h, w) for that many frames of that side; `UsageError` if they do not divide."""
         temporal, spatial = self.config.scale_factor_temporal, self.config.scale_factor_spatial
         if (num_frames - 1) % temporal or size % spatial:
-            raise InputError(
+            raise UsageError(
                 f"{num_frames} frames of {size} pixels do not divide: this autoencoder takes 1 + {temporal} k frames "
                 f"and multiples of {spatial} pixels"
             )

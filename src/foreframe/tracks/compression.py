@@ -16,7 +16,7 @@ from foreframe.data.layout import find_layout
 from foreframe.data.raw import RawDataset
 from foreframe.data.tokens import TokenDataset
 from foreframe.encode import AnyTokenizer, TokenEncoder, check_encoding, load_tokenizer, tokens_of
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.files import read_json
 from foreframe.inference.autoregressive import Rollout, clip_generator, rollout
 from foreframe.metrics.image import PSNR_CAP_DB, psnr
@@ -161,7 +161,7 @@ class CompressionTrack:
     ) -> ClipDataset:
         """Clips of a tokenised folder, or of a raw one, which is tokenised once under `cache`."""
         if self.config.tokenizer is not None and self.tokenizer.vocab_size != self.config.model.vocab_size:
-            raise InputError(
+            raise UsageError(
                 f"{self.config.tokenizer}: has {self.tokenizer.vocab_size} tokens and the model "
                 f"{self.config.model.vocab_size}; set track.model.vocab-size"
             )

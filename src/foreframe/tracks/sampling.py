@@ -18,7 +18,7 @@ from foreframe.data.latents import LatentClips
 from foreframe.data.raw import RawDataset
 from foreframe.data.windows import CLIP_FRAMES
 from foreframe.encode import LatentEncoder, latents_of, load_autoencoder
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.files import read_json
 from foreframe.flow import (
     draw_timesteps,
@@ -476,20 +476,20 @@ class SamplingTrack:
     def _autoencoder_name(self) -> str:
         name = self.config.autoencoder or self.config.model.base
         if name is None:
-            raise InputError("this run names neither an autoencoder nor a base that holds one; set track.autoencoder")
+            raise UsageError("this run names neither an autoencoder nor a base that holds one; set track.autoencoder")
         return name
 
     def _require_fit(self) -> None:
-        """Raise `InputError` unless the model takes the autoencoder's latents."""
+        """Raise `UsageError` unless the model takes the autoencoder's latents."""
         config, model = self.config, self.config.model
         channels, _, side, _ = self.autoencoder.latent_shape(num_frames=len(config.frame_offsets), size=config.size)
         if channels != model.latent_channels:
-            raise InputError(
+            raise UsageError(
                 f"{self._autoencoder_name}: its latents have {channels} channels, but track.model.latent-channels is "
                 f"{model.latent_channels}; name the autoencoder that the model is for"
             )
         if any(side % cells for cells in model.patch_size[1:]):
-            raise InputError(
+            raise UsageError(
                 f"frames of {config.size} pixels give latents of {side}x{side}, which do not divide into patches of "
                 f"{model.patch_size[1]}x{model.patch_size[2]}; choose another track.size"
             )

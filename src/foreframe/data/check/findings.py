@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+from foreframe.errors import require
 
 KINDS: dict[str, str] = {
     "not-a-dataset": "the folder holds nothing of a 1X v2.0 data set",
@@ -94,6 +97,9 @@ class CheckConfig:
     """Frames per second that the data should have (challenge-facts 1.1)."""
     motion_minutes: float = 10.0
     """Minutes of each shard's video in which lag and swapped sides are looked for (*assumed* to be enough)."""
+
+    def __post_init__(self) -> None:
+        require(self, vocab_size=(1, 2**31 - 1), hz=(0.001, 10_000), motion_minutes=(0, math.inf))
 
 
 @dataclass
