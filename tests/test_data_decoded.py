@@ -13,7 +13,7 @@ from conftest import SIZE, write_raw
 from foreframe.cli import run
 from foreframe.data.decoded import DecodedDataset
 from foreframe.data.raw import RawDataset
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 
 
 def test_frames_are_those_of_the_video(raw_root: Path, tmp_path: Path) -> None:
@@ -138,3 +138,14 @@ def test_a_broken_video_leaves_no_part_of_a_file(
     with pytest.raises(InputError, match="frame 3"):
         DecodedDataset(raw_root / "val", cache=tmp_path, size=SIZE)
     assert not list(tmp_path.glob("frames-*/*shard*"))
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_any_work(
+    raw_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UsageError, match=r"cannot be written \(Read-only file system\); decoded frames are kept there"):
+        DecodedDataset(raw_root / "train", cache=tmp_path / "cache", size=SIZE)

@@ -867,3 +867,11 @@ def test_latents_that_were_given_are_compared_with_what_was_encoded(
     # The first process of a machine has looked already.
     monkeypatch.setenv("LOCAL_RANK", "1")
     track.open(given, cache=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_any_work(
+    raw: Path, tokens_encoder: TokenEncoder, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UsageError, match=r"cache: cannot be written \(.*; what is made of the data is kept there"):
+        tokens_of(raw, cache=tmp_path / "cache", encoder=tokens_encoder)

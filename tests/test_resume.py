@@ -22,7 +22,7 @@ from foreframe.errors import InputError, UsageError
 from foreframe.manifest import seal, verify
 from foreframe.models.config import AutoencoderConfig, STTransformerConfig, TokenizerConfig
 from foreframe.models.wan_config import WanConfig
-from foreframe.models.weights import checkpoint_folders, read_tensors, save_tensors, shipped_runs
+from foreframe.models.weights import checkpoint_folders, read_tensors, save_tensors, shipped_runs, tensor_shapes
 from foreframe.recipes import RECIPES
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from foreframe.tracks.table import build_track
@@ -324,6 +324,20 @@ def test_checkpoints_that_cannot_be_listed_are_not_called_none(
     assert {path for path in after if after[path] != before.get(path)} <= {own / ".train.lock"}
 
 
+@pytest.mark.parametrize("what", ["a link to what is not there", "no folder"])
+def test_checkpoints_whose_drive_is_gone_are_not_called_none(what: str, own: Path, small: Any, cache: Path) -> None:
+    (own / "checkpoints").rename(own / "elsewhere")
+    if what == "no folder":
+        (own / "checkpoints").write_text("")
+    else:
+        (own / "checkpoints").symlink_to(own / "gone")
+    before = (own / "metrics.jsonl").read_bytes()
+    for use in (lambda: train_run(own, short(small), cache=cache), lambda: open_run(own)):
+        with pytest.raises(InputError, match=f"checkpoints: is {what}"):
+            use()
+    assert (own / "metrics.jsonl").read_bytes() == before
+
+
 def test_a_run_folder_that_cannot_be_listed_is_not_begun(
     own: Path, small: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,3 +573,16 @@ def test_a_forked_reader_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         for end in (begun, begin, wait):
             os.close(end)
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_files_beside_them(own: Path) -> None:
+    checkpoint = newest(own)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in checkpoint.iterdir()}
+    assert set(modes.values()) == {modes["manifest.json"]}
+
+
+def test_weights_without_permission_are_not_called_missing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = newest(own) / "model.safetensors"
+    forbidden(monkeypatch, "open", weights)
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be read \(Permission denied"):
+        tensor_shapes(weights)

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from foreframe.config import load_config
 from foreframe.errors import UsageError
+from foreframe.files import make_folder
 from foreframe.recipes import RECIPES
 from foreframe.report import write_report
-from foreframe.runs import copy_shipped, evaluate_run, make_folder, sample_data, train_run
+from foreframe.runs import copy_shipped, evaluate_run, sample_data, train_run
 from foreframe.tables import print_scores
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def demo(out: Path, *, num_steps: int | None = None) -> None:
             config = replace(config, train=replace(config.train, num_steps=num_steps))
         except ValueError as error:
             raise UsageError(f"demo: {error}") from error
-    make_folder(out)
+    make_folder(out, advice="name a writable folder with --out")
     scratch, shipped, sampling = out / "from_scratch", out / "shipped", out / "sampling"
     cache = out / "cache"
     say("sample: simulated robot video, train and val filmed in different rooms")

@@ -34,7 +34,7 @@ from foreframe.data.video import iterate_windows
 from foreframe.data.windows import CLIP_FRAMES, frame_indices
 from foreframe.data.writer import metadata_json, write_token_samples, write_token_shard
 from foreframe.errors import InputError, UsageError
-from foreframe.files import locked, naming, write_whole
+from foreframe.files import locked, make_folder, naming, write_whole
 from foreframe.models.autoencoder import (
     VideoAutoencoder,
     autoencoder_folder,
@@ -300,7 +300,7 @@ def _cache(
     if out.exists() and _fault(out, encoder, wanted) is None:
         discard_unfinished(out)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent, advice="what is made of the data is kept there; mend that, or use a copy of the run")
     with ExitStack() as stack:
         place = out if _is_sole_maker(stack, out) else out.with_name(f"{out.name}-again")
         if place != out:

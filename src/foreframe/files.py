@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -239,6 +240,17 @@ def naming(path: Path) -> Generator[None, None, None]:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def make_folder(folder: Path, *, advice: str) -> None:
+    """Make `folder` if it is not there; `UsageError` with `advice` if that cannot be, or nothing can be put into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"{folder}: cannot be written ({reason}); {advice}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

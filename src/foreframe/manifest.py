@@ -22,7 +22,7 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 2
 RUN_CONFIG = "config.json"
 """Of a run, whose checkpoints lie two floors below it; `run` in it names the run (`config.run_name`)."""
-_STEP = re.compile(r"step_(\d{8})")
+_STEP = re.compile(r"step_([0-9]{8})")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def verify(folder: Path, *, advice: str = "take an undamaged copy of that folder
 
 def _read_manifest(folder: Path, *, advice: str) -> Manifest:
     path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise InputError(f"{path}: is missing, so nothing says what belongs to it; {advice}")
     content = read_json(path, advice=advice)
     version = content.get("version")
     if version == 1:

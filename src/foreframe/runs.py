@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -21,7 +20,7 @@ from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
-from foreframe.files import listed, locked, meant_run, shortened, write_whole
+from foreframe.files import listed, locked, make_folder, meant_run, shortened, write_whole
 from foreframe.models.hub import pinned_revision, refuse_other_forms
 from foreframe.models.weights import (
     MODEL_FILE,
@@ -156,7 +155,7 @@ def _alone(folder: Path) -> Generator[None, None, None]:
     names = {path.name for path in listed(folder)}
     if CONFIG_FILE not in names and any(not name.startswith(".") for name in names):
         raise UsageError(f"{folder}: is a folder with other files in it; name a new one with --out")
-    make_folder(folder)
+    make_folder(folder, advice="name a writable folder with --out")
     lock = folder / TRAIN_LOCK
     for path in (folder / METRICS_FILE, folder / "checkpoints"):
         if path.exists() and not os.access(path, os.W_OK):
@@ -416,17 +415,6 @@ def _pinned_as(folder: Path, config: RunConfig, *, permissions: Permissions) -> 
             if there.autoencoder == track.autoencoder and track.autoencoder_revision is None:
                 track = replace(track, autoencoder_revision=there.autoencoder_revision)
     return _pinned(replace(config, track=track), permissions=permissions)
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` if it is not there; `UsageError` if that cannot be, or nothing can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"{folder}: cannot be written ({reason}); name a writable folder with --out") from error
 
 
 def _prepare(folder: Path, config: RunConfig, *, data_fingerprint: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from foreframe.data.clips import require_rate
 from foreframe.data.integrity import fingerprint
 from foreframe.data.raw import RawDataset
-from foreframe.files import locked
+from foreframe.files import locked, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,11 @@ class DecodedDataset(RawDataset):
         self.check(size=size)
         self.size = size
         self._folder = cache / f"frames-{fingerprint(root, on_bad_shard=on_bad_shard)[:12]}-{size}"
-        self._folder.mkdir(parents=True, exist_ok=True)
         missing = [shard for shard in self.layout.shards if not self._is_whole(shard.index, shard.num_frames)]
         if missing:  # else nothing is written: the folder may be read only
-            with locked(self._folder / ".lock"):  # another process may want the same
+            make_folder(self._folder, advice="decoded frames are kept there; mend that, or leave out track.decode-once")
+            waiting = f"waiting for another process ({{pid}}), which is making {self._folder}"
+            with locked(self._folder / ".lock", waiting=waiting):
                 for shard in missing:
                     if not self._is_whole(shard.index, shard.num_frames):
                         self._make(shard.index, shard.num_frames)

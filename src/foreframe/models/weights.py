@@ -54,7 +54,7 @@ _DEPTHS = ("num_layers", "num_blocks", "num_drawing_blocks", "num_res_blocks")
 """Fields of models' settings that say how many layers of a kind there are, each with a tensor at least."""
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 """Types of numbers that are read, as safetensors calls them; the others (float8, say) need a scale nobody states."""
-_STEP = re.compile(r"step_\d{8}")
+_STEP = re.compile(r"step_[0-9]{8}")
 
 
 def save_model(folder: Path, model: Model, *, compact: bool = False) -> None:
@@ -135,10 +135,16 @@ def _said(value: torch.Tensor) -> str:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file; a disk that is full is an `OSError` like any other, and names the file."""
+    """Write a safetensors file; a disk that is full is an `OSError` like any other, and names the file.
+
+    Whoever may read the files beside it may read it: safetensors alone would let nobody but its owner.
+    """
     try:
         with naming(path):
+            path.touch()
+            mode = path.stat().st_mode
             save_file(tensors, path)
+            path.chmod(mode & 0o777)
     except SafetensorError as error:
         told = re.search(r"os error (\d+)", str(error))
         number = int(told[1]) if told else errno.EIO
@@ -264,6 +270,11 @@ def tensor_shapes(path: Path) -> dict[str, torch.Size]:
     require_regular(path)
     shapes: dict[str, torch.Size] = {}
     try:
+        with path.open("rb"):  # safetensors calls all that it cannot open missing
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 entry = file.get_slice(name)
@@ -344,5 +355,12 @@ def shipped_runs() -> dict[str, Path]:
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """A run's finished checkpoints, oldest first. Whatever is not named `step_` and eight digits is not finished."""
-    return [folder for folder in listed(run / "checkpoints", "step_*") if _STEP.fullmatch(folder.name)]
+    """A run's finished checkpoints, oldest first. Whatever is not named `step_` and eight digits is not finished.
+
+    Raises `InputError` where `checkpoints` is there and is no folder: a run whose drive is gone has not begun anew.
+    """
+    folder = run / "checkpoints"
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a link to what is not there" if folder.is_symlink() else "no folder"
+        raise InputError(f"{folder}: is {what}, where the run's checkpoints are wanted; put them back")
+    return [path for path in listed(folder, "step_*") if _STEP.fullmatch(path.name)]
