@@ -101,7 +101,7 @@ def encode(
 
 
 def decode_from_start(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
@@ -167,7 +167,7 @@ def test_what_an_entry_is(tmp_path: Path) -> None:
     counts: dict[str, int] = {}
     for name in ("intra_refresh", "open_groups", "pyramid", "hevc_open_groups", "hevc_intra_refresh", "mpeg4", "mjpeg"):
         index = VideoIndex.read(encode(tmp_path / f"{name}.mp4", *FILMS[name]))
-        assert index.keyframes_hold == (name != "mpeg4")
+        assert index.keyframes_hold == (name not in ("mpeg4", "mjpeg"))
         counts[name] = len(index.keyframe_pts)
     every_twelfth = NUM_FRAMES // 12
     # Recovery points and open groups of H.264 are none; CRA pictures of HEVC are for what is shown after them.
@@ -180,6 +180,30 @@ def test_what_an_entry_is(tmp_path: Path) -> None:
         "mpeg4": every_twelfth,
         "mjpeg": NUM_FRAMES,
     }
+
+
+def test_a_jpeg_without_tables_takes_those_of_the_picture_before_it(tmp_path: Path) -> None:
+    path = encode(tmp_path / "film.mp4", *FILMS["mjpeg"])
+    index = VideoIndex.read(path)
+    content = bytearray(path.read_bytes())
+    for frame in range(0, NUM_FRAMES, 2):  # every second one is finer
+        tables = content.index(b"\xff\xdb", int(index.places[frame]))
+        content[tables + 5 : tables + 69] = bytes(64 * [1])
+    tables = content.index(b"\xff\xdb", int(index.places[41]))
+    content[tables : tables + 2] = b"\xff\xe9"  # a segment that is skipped
+    path.write_bytes(content)
+    truth = decode_from_start(path)
+    with VideoReader(path) as reader:
+        for frame in (0, 55, 41, 3, 41, 40, 41, 58, 41):
+            np.testing.assert_array_equal(reader.frames([frame])[0], truth[frame])
+
+
+def test_words_in_a_file_may_be_in_any_encoding(tmp_path: Path) -> None:
+    path = encode(tmp_path / "film.mp4", "mpeg4", {"g": "12"})
+    content = path.read_bytes()
+    assert content.count(b"VideoHandler") == 1
+    path.write_bytes(content.replace(b"VideoHandler", b"Cam\xe9ra \xff\x80   "))  # Latin-1, and no text at all
+    check(path, num_frames=NUM_FRAMES)
 
 
 def test_keyframes_of_other_codecs_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,16 @@ def films(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
+def open_container(path: Path) -> InputContainer:
+    """The file as FFmpeg opens it; what it says in words, which nobody reads here, may be in any encoding."""
+    return av.open(str(path), metadata_errors="replace")
+
+
 def open_film(path: Path) -> tuple[InputContainer, VideoStream]:
     """An open mp4 and its one film, to be decoded in one thread; `InputError` where there is no such thing."""
     require_regular(path)
     try:
-        container = av.open(str(path))
+        container = open_container(path)
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{path}: cannot be opened as a video ({reason(error)}); fetch or write it again") from error
     said = ""

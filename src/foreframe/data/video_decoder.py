@@ -38,9 +38,9 @@ class VideoDecoder:
         self._container, self._stream = open_film(path)
         self._file = path.open("rb", buffering=0)
         self._next = 0
-        codec = self._stream.codec_context.codec
-        # Of these it is known that nothing before a keyframe counts; others could keep tables from wherever they were.
-        self._may_go_on = (codec.name in ("h264", "hevc") and not index.parameters_change) or codec.intra_only
+        # Of these it is known that nothing before a keyframe counts; others keep tables from wherever they were, be
+        # every picture a keyframe (JPEG).
+        self._may_go_on = self._stream.codec_context.name in ("h264", "hevc") and not index.parameters_change
         self.leaves_out = self._stream.codec_context.name == "h264"
         """H.264 predicts nothing from a picture it marks as not referred to; other codecs' higher layers may."""
 

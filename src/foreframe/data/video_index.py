@@ -99,7 +99,6 @@ class _Packets:
         self.codec = codec = context.name
         extradata = bytes(context.extradata or b"")
         self._units = NalUnits(codec, extradata) if codec in ("h264", "hevc") else None
-        self._intra_only = bool(context.codec.intra_only)
         self._times: list[int] = []
         self._shown: list[bool] = []
         self._places: list[int] | None = None if is_described_twice(path) else []
@@ -160,7 +159,7 @@ class _Packets:
                     self._parameters_change |= number > 0
             is_keyframe &= len(self._given) <= _MOST_PARAMETERS
         else:
-            is_keyframe = self._intra_only or packet.is_keyframe
+            is_keyframe = packet.is_keyframe
         if number == 0 or (is_keyframe and in_order):
             self._keyframes.append(number)
         self._latest = time if number == 0 else max(time, self._latest)
@@ -190,7 +189,7 @@ class _Packets:
             pts=pts,
             keyframe_pts=keyframe_pts,
             keyframe_packets=keyframes,
-            keyframes_hold=self._units is not None or self._intra_only or len(keyframes) == 1,
+            keyframes_hold=self._units is not None or len(keyframes) == 1,
             frame_of_packet=np.where(shown, np.searchsorted(pts, times), -1).astype(np.int32),
             places=np.array([] if self._places is None else self._places, dtype=np.int64),
             sizes=np.array(self._sizes, dtype=np.int32),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from foreframe.data.video_index import VideoIndex
 
+_APART = 8
+"""Frames between keyframes that are of use: to decode so many is quicker than to begin anew."""
 _MOST_DECODED = 2
 """Times the film's length that may be decoded in search of keyframes; what is not tried by then is not used."""
 
@@ -45,7 +47,7 @@ def compared(path: Path, index: VideoIndex) -> VideoIndex:
         for keyframe in range(len(index.keyframe_pts) - 1, 0, -1):
             first = index.first_shown(keyframe)
             # Files without a list of keyframes call every picture one: ask the decoder as well.
-            if first not in own_word or first >= end or left <= 0:
+            if first not in own_word or end - first < (_APART if holding else 1) or left <= 0:
                 continue
             decoder.jump(int(index.keyframe_packets[keyframe]))
             missing = set(range(first, end))

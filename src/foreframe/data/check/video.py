@@ -9,14 +9,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-import av
 import av.error
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation
 
 from foreframe.data.check.motion import MOTION_SIZE, image_motion
-from foreframe.data.film import LARGEST_INDEX, boxes, films, too_many_films
+from foreframe.data.film import LARGEST_INDEX, boxes, films, open_container, too_many_films
 from foreframe.data.layout import FETCH_AGAIN
 from foreframe.data.video_decoder import ONE_THREAD
 from foreframe.data.video_index import VideoIndex
@@ -77,7 +76,7 @@ def check_video(
     if not _check_boxes(path, name, report):
         return facts
     try:
-        container = av.open(str(path))
+        container = open_container(path)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         report.add("video-container", name, "", f"cannot be opened as a video ({_reason(error)}); {FETCH_AGAIN}")
         return facts
