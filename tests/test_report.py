@@ -769,6 +769,10 @@ def test_journal_keeps_what_it_can_read(tmp_path: Path):
     journal = read_journal(path)
     assert journal.curves == {"loss": {"train": {1: 2.0}}}
     assert (journal.num_unreadable, journal.num_not_finite) == (1, 1)
+    huge = "9" * 400
+    path.write_text(f'{{"step": 1, "loss": {huge}}}\n{{"step": {huge}, "loss": 1}}\n{{"step": "{huge}", "loss": 1}}\n')
+    journal = read_journal(path)
+    assert (journal.curves, journal.num_unreadable, journal.num_not_finite) == ({}, 2, 1)
 
 
 def test_long_curves_are_averaged_and_flat_ones_drawn(tmp_path: Path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import listed, meant_run, read_json, require_regular, shortened
+from foreframe.files import listed, meant_run, parse_json, read_json, require_regular, shortened
 from foreframe.scores import find_scores
 
 if TYPE_CHECKING:
@@ -205,27 +205,19 @@ def read_journal(path: Path) -> Journal:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            step, split = int(entry["step"]), str(entry.get("split", "train"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            entry = parse_json(line, odd_number=lambda _: math.nan)
+            step, split = index(entry["step"]), str(entry.get("split", "train"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             num_unreadable += number < len(lines) - 1
             continue
         for name, value in entry.items():
             if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if _is_finite(value):
+            if math.isfinite(value):
                 curves.setdefault(name, {}).setdefault(split, {})[step] = float(value)
             else:
                 num_not_finite += 1
     return Journal(curves=curves, num_unreadable=num_unreadable, num_not_finite=num_not_finite)
-
-
-def _is_finite(value: float) -> bool:
-    """Whether a number is one that a float can hold: whole numbers in JSON may have any length."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def find_key(tree: object, key: str) -> Any:
