@@ -66,6 +66,8 @@ def parse(options: type[T] | Any, arguments: list[str], *, prog: str, default: A
         if stop.code in (0, None):
             raise
         raise UsageError(f"{_one_line(said.getvalue())}; {prog} --help lists the options") from None
+    except ValueError as error:  # of the outermost settings, which tyro lets through
+        raise UsageError(f"{error}; {prog} --help lists the options") from error
 
 
 def _one_line(box: str) -> str:

@@ -20,6 +20,8 @@ MAX_JOURNAL_BYTES = 256 << 20
 SCORES_VERSION = 1
 """Format version of scores.json that this build reads."""
 
+LARGEST = 1e300
+"""Magnitude of the largest number that is drawn: differences of larger ones overflow. Beyond it counts as infinite."""
 NOT_METRICS = frozenset({"step", "time", "split"})
 
 
@@ -213,7 +215,7 @@ def read_journal(path: Path) -> Journal:
         for name, value in entry.items():
             if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if math.isfinite(value):
+            if abs(value) <= LARGEST:
                 curves.setdefault(name, {}).setdefault(split, {})[step] = float(value)
             else:
                 num_not_finite += 1
@@ -244,8 +246,9 @@ def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
 
 def _interval(entry: dict[str, Any]) -> Interval:
     ends = [entry.get("low"), entry.get("high")]
-    low, high = (float(end) if end is not None and math.isfinite(end) else None for end in ends)
-    return Interval(mean=float(entry["mean"]), low=low, high=high)
+    low, high = (float(end) if end is not None and abs(end) <= LARGEST else None for end in ends)
+    mean = float(entry["mean"])
+    return Interval(mean=mean if abs(mean) <= LARGEST else math.nan, low=low, high=high)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
