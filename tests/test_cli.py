@@ -221,6 +221,24 @@ def test_settings_that_cannot_meet_are_refused(capsys: pytest.CaptureFixture[str
         assert f"frames {frames} needs model.state_rows downsample" in line
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--optim.gradient-clip", "inf", "gradient_clip must be from 0 to 9007199254740992, not inf"),
+        ("--train.checkpoint-every", "9" * 40, "checkpoint_every must be from 1 to 9007199254740992, not 999"),
+        ("--train.num-steps", "100000000", "num_steps must be from 1 to 99999999"),
+        ("--train.num-workers", "1000000000", "num_workers must be from 0 to 1024"),
+        ("--version", "2", "version must be 1, not 2"),
+    ],
+)
+def test_settings_that_could_not_be_read_again_are_refused(
+    option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, line = fault(["plan", "compression_tiny", option, value], capsys)
+    assert status == 2
+    assert says in line
+
+
 EDITS: list[tuple[str, Any, str]] = [
     ("track.model.width", 161, "track.model: width 161 does not divide"),
     ("track.model.width", "wide", "track.model.width: Input should be a valid integer"),

@@ -156,6 +156,18 @@ def test_two_evaluations_at_once_leave_the_scores_of_one(trained: Path) -> None:
     assert len(list((trained / "predictions").glob("*.npz"))) == len(content["clips"])
 
 
+def test_new_scores_that_are_a_link_are_not_taken_from_where_it_leads(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    fill(run, "own")
+    fill(other, "foreign")
+    (run / ".scores.new").symlink_to(other)
+    assert seen(run) == ("own", {"own"})
+    with one_evaluation(run):
+        assert seen(run) == ("own", {"own"})
+    assert seen(other) == ("foreign", {"foreign"})
+    assert not (run / ".scores.new").is_symlink()
+
+
 def test_predictions_that_are_a_link_are_replaced_and_what_it_leads_to_stays(
     trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,8 +18,8 @@ from foreframe.errors import InputError, UsageError
 from foreframe.report import write_report
 from foreframe.report.clips import difference, draw_clip, draw_clips, error_palette, map_sheet, read_clip, webp_sheet
 from foreframe.report.curves import curves, downsample, short
-from foreframe.report.runs import Interval, Metric, read_journal
-from foreframe.report.tables import decimals_for, nice_ticks, number, signed, verdict
+from foreframe.report.runs import Interval, Metric, read_journal, read_scores
+from foreframe.report.tables import decimals_for, metric_tables, nice_ticks, number, signed, verdict
 from foreframe.tables import print_scores
 
 LABEL = "simulated data — not comparable with the 1X leaderboard"
@@ -769,6 +769,26 @@ def test_journal_keeps_what_it_can_read(tmp_path: Path):
     journal = read_journal(path)
     assert journal.curves == {"loss": {"train": {1: 2.0}}}
     assert (journal.num_unreadable, journal.num_not_finite) == (1, 1)
+    huge = "9" * 400
+    path.write_text(f'{{"step": 1, "loss": {huge}}}\n{{"step": {huge}, "loss": 1}}\n{{"step": "{huge}", "loss": 1}}\n')
+    journal = read_journal(path)
+    assert (journal.curves, journal.num_unreadable, journal.num_not_finite) == ({}, 2, 1)
+
+
+def test_numbers_of_any_size_are_drawn(tmp_path: Path):
+    path, values = tmp_path / "metrics.jsonl", (1e300, -1e300, 1e308, -1e308)
+    path.write_text("".join(f'{{"step": {10**power}, "loss": {value}}}\n' for power, value in enumerate(values)))
+    journal = read_journal(path)
+    assert journal.num_not_finite == 2
+    assert len(curves(journal)) == 1
+    for mean, high in ((1e20, None), (1e308, 1e308), (-1e300, 1e300), (0.1, 0.1 + 1e-12), (0.0, 5e-324)):
+        entry = {"predictor": "model", "metric": "loss", "mean": mean, "low": mean, "high": high}
+        content = {"version": 1, "receipt": {"seed": 0}, "metrics": {"loss": {"higher_is_better": False}}}
+        (tmp_path / "scores.json").write_text(json.dumps({**content, "scores": [entry]}))
+        scores = read_scores(tmp_path / "scores.json")
+        assert scores is not None
+        (table,) = metric_tables(scores)
+        assert table.rows[0].is_model
 
 
 def test_long_curves_are_averaged_and_flat_ones_drawn(tmp_path: Path):

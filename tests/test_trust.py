@@ -36,7 +36,7 @@ from foreframe.models.weights import checkpoint_folders, find_weights, load_mode
 from foreframe.permissions import Permissions
 from foreframe.report import archive
 from foreframe.report.clips import read_clip
-from foreframe.report.page import render
+from foreframe.report.page import render, write_report
 from foreframe.report.runs import read_journal, read_run, read_scores
 from foreframe.runs import open_run, train_run
 from foreframe.tracks.config import SamplingConfig
@@ -371,6 +371,7 @@ def test_odd_descriptions_are_one_line(tokenizer: Path, content: str) -> None:
         lambda: WanConfig(num_layers=10**9),
         lambda: WanConfig(num_attention_heads=60_000),
         lambda: WanConfig(rope_max_seq_len=10**9),
+        lambda: WanConfig(attention_head_dim=3),
         lambda: WanConfig(patch_size=(1, 10**6, 1)),
         lambda: AutoencoderConfig(num_res_blocks=10**9),
         lambda: AutoencoderConfig(base_dim=20_000_000),
@@ -561,6 +562,14 @@ def test_fortran_order_is_read(tmp_path: Path) -> None:
 
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+
+
+def test_half_a_character_is_drawn_as_a_question_mark(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"recipe": "half \\ud800", "track": {"kind": "compression"}}')
+    write_report([run], tmp_path / "page.html")
+    assert "half ?" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_words_of_a_strangers_run_are_no_markup(tmp_path: Path) -> None:

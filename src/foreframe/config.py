@@ -52,6 +52,10 @@ class RunConfig:
     version: int = CONFIG_VERSION
     """Format version of `config.json`."""
 
+    def __post_init__(self) -> None:
+        if self.version != CONFIG_VERSION:
+            raise ValueError(f"version must be {CONFIG_VERSION}, not {self.version}")
+
 
 _ADAPTER = TypeAdapter(RunConfig)
 

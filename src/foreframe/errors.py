@@ -25,15 +25,20 @@ class Stopped(Exception):
         self.number = number
 
 
+LARGEST = 2**53
+"""Largest setting that has no bound of its own: `config.json` holds it exactly, and reads it again."""
+
+
 def require(config: object, **ranges: tuple[float, float]) -> None:
     """Raise `ValueError` unless each named field of `config` is None or within its inclusive range.
 
-    NaN is in no range.
+    NaN is in no range. Where a range has no upper end, `LARGEST` is it.
     """
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        if value is not None and not low <= value <= min(high, LARGEST):
+            is_open = high == math.inf and not value > LARGEST
+            bound = f"at least {low}" if is_open else f"from {low} to {min(high, LARGEST)}"
             raise ValueError(f"{name} must be {bound}, not {value}")
 
 

@@ -51,7 +51,7 @@ class Found:
 def find_scores(run: Path) -> Found:
     """The last evaluation's results, also while they are exchanged or after that was killed."""
     new = run / _NEW
-    if (new / SCORES_FILE).is_file():
+    if _holds_scores(new):
         inside = new / PREDICTIONS_FOLDER
         return Found(scores=new / SCORES_FILE, predictions=inside if inside.is_dir() else run / PREDICTIONS_FOLDER)
     predictions, kept = run / PREDICTIONS_FOLDER, run / _KEPT
@@ -100,7 +100,9 @@ def put_scores(run: Path, partial: Path) -> None:
 def _finish(run: Path) -> None:
     """Bring what lies in `.scores.new` to its places, and remove what is not needed any more."""
     new, predictions = run / _NEW, run / PREDICTIONS_FOLDER
-    if (new / SCORES_FILE).is_file():
+    if new.is_symlink():
+        new.unlink()
+    if _holds_scores(new):
         if (new / PREDICTIONS_FOLDER).is_dir():
             _aside(run)
             write_whole(run / SCORES_FILE, (new / SCORES_FILE).read_bytes())
@@ -112,6 +114,11 @@ def _finish(run: Path) -> None:
         (run / _KEPT).rename(predictions)
     for old in _put_aside(run):
         _remove(old, predictions)
+
+
+def _holds_scores(new: Path) -> bool:
+    """Whether `.scores.new` counts. A link does not: through it, another run would lose its scores."""
+    return not new.is_symlink() and (new / SCORES_FILE).is_file()
 
 
 def _require_exchangeable(run: Path) -> None:

@@ -66,7 +66,7 @@ def parse(options: type[T] | Any, arguments: list[str], *, prog: str, default: A
         if stop.code in (0, None):
             raise
         raise UsageError(f"{_one_line(said.getvalue())}; {prog} --help lists the options") from None
-    except ValueError as error:  # options that stand beside others, not under a name of their own, end so
+    except ValueError as error:  # of the outermost settings, which tyro lets through
         raise UsageError(f"{error}; {prog} --help lists the options") from error
 
 

@@ -68,6 +68,8 @@ class WanConfig:
             raise ValueError(f"patch_size must be numbers from 1 to 64, not {self.patch_size}")
         if self.patch_size[0] != 1:
             raise ValueError(f"patch_size must start with 1, not {self.patch_size}: a token lies in one latent frame")
+        if self.attention_head_dim % 2:
+            raise ValueError(f"attention_head_dim must be even, not {self.attention_head_dim}: positions turn pairs")
         if self.lora_rank == 0 and self.base_dtype != "float32":
             raise ValueError(f"base_dtype {self.base_dtype} needs a frozen base; with lora_rank 0 everything trains")
 

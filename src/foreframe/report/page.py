@@ -71,7 +71,8 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written: {error.strerror or error}") from error
     page = render([read_run(path) for path in runs], title=title)
-    write_whole(out, page.encode())
+    # Names of files and texts of strangers may hold half a character, which has no encoding.
+    write_whole(out, page.encode(errors="replace"))
 
 
 def render(runs: Sequence[Run], *, title: str | None = None) -> str:

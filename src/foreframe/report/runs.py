@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from foreframe.errors import InputError, UsageError
-from foreframe.files import listed, meant_run, read_json, require_regular, shortened
+from foreframe.files import listed, meant_run, parse_json, read_json, require_regular, shortened
 from foreframe.scores import find_scores
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ MAX_JOURNAL_BYTES = 256 << 20
 SCORES_VERSION = 1
 """Format version of scores.json that this build reads."""
 
+LARGEST = 1e300
+"""Magnitude of the largest number that is drawn: differences of larger ones overflow. Beyond it counts as infinite."""
 NOT_METRICS = frozenset({"step", "time", "split"})
 
 
@@ -205,27 +207,19 @@ def read_journal(path: Path) -> Journal:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            step, split = int(entry["step"]), str(entry.get("split", "train"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            entry = parse_json(line, odd_number=lambda _: math.nan)
+            step, split = index(entry["step"]), str(entry.get("split", "train"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             num_unreadable += number < len(lines) - 1
             continue
         for name, value in entry.items():
             if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if _is_finite(value):
+            if abs(value) <= LARGEST:
                 curves.setdefault(name, {}).setdefault(split, {})[step] = float(value)
             else:
                 num_not_finite += 1
     return Journal(curves=curves, num_unreadable=num_unreadable, num_not_finite=num_not_finite)
-
-
-def _is_finite(value: float) -> bool:
-    """Whether a number is one that a float can hold: whole numbers in JSON may have any length."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def find_key(tree: object, key: str) -> Any:
@@ -252,8 +246,9 @@ def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
 
 def _interval(entry: dict[str, Any]) -> Interval:
     ends = [entry.get("low"), entry.get("high")]
-    low, high = (float(end) if end is not None and math.isfinite(end) else None for end in ends)
-    return Interval(mean=float(entry["mean"]), low=low, high=high)
+    low, high = (float(end) if end is not None and abs(end) <= LARGEST else None for end in ends)
+    mean = float(entry["mean"])
+    return Interval(mean=mean if abs(mean) <= LARGEST else math.nan, low=low, high=high)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -129,8 +129,9 @@ def _table(metric: Metric, entries: Sequence[Score], predictors: dict[str, str])
     margin_decimals = max(decimals, decimals_for([entry.margin for entry in entries if entry.margin]))
     ends = [v for e in entries for v in (e.value.mean, e.value.low, e.value.high) if v is not None and math.isfinite(v)]
     bottom, top = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    if top - bottom < 1e-12:
-        bottom, top = bottom - 0.5, top + 0.5
+    size = max(1.0, abs(bottom), abs(top))
+    if top - bottom < 1e-12 * size:
+        bottom, top = bottom - 0.5 * size, top + 0.5 * size
 
     def place(value: float | None) -> float | None:
         if value is None or not math.isfinite(value):
@@ -242,9 +243,9 @@ def _what_was_scored(scores: Scores) -> str:
 
 def decimals_for(values: Sequence[Interval]) -> int:
     """Decimals that show the narrowest interval with about two figures; three significant figures without one."""
-    widths = [v.high - v.low for v in values if v.low is not None and v.high is not None and v.high > v.low]
-    if widths:
-        return min(6, max(0, 1 - math.floor(math.log10(min(widths) / 2))))
+    halves = [(v.high - v.low) / 2 for v in values if v.low is not None and v.high is not None]
+    if wide := [half for half in halves if half > 0]:
+        return min(6, max(0, 1 - math.floor(math.log10(min(wide)))))
     largest = max((abs(v.mean) for v in values if math.isfinite(v.mean)), default=1.0)
     return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 2
 
@@ -279,4 +280,5 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.7 * raw)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    decimals = 12 - math.floor(math.log10(step))
+    return [round(index * step, decimals) for index in range(first, last + 1)]

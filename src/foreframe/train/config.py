@@ -41,7 +41,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = (
-            "num_steps",
             "global_batch_size",
             "micro_batch_size",
             "checkpoint_every",
@@ -49,7 +48,8 @@ class TrainConfig:
             "log_every",
         )
         require(self, **dict.fromkeys((*counts, "num_val_clips"), (1, math.inf)))
-        require(self, validate_every=(0, math.inf), num_workers=(0, math.inf), seed=(0, 2**32 - 1))
+        require(self, validate_every=(0, math.inf), num_workers=(0, 1024), seed=(0, 2**32 - 1))
+        require(self, num_steps=(1, 10**8 - 1))  # eight digits name a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
