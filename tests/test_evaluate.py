@@ -20,6 +20,7 @@ from foreframe.errors import InputError, UsageError
 from foreframe.files import sha256_file
 from foreframe.inference.config import InferenceConfig
 from foreframe.models.weights import checkpoint_folders, weights_hash
+from foreframe.report import page
 from foreframe.report.runs import read_run
 from foreframe.runs import evaluate_run, export_run, open_run, train_run
 from foreframe.scores import find_scores, new_partial, one_evaluation, put_scores
@@ -265,6 +266,23 @@ def test_the_report_finds_what_a_kill_has_left_between(trained: Path, monkeypatc
     evaluate_run(trained, inference=QUICK)
     assert len(read_run(trained).prediction_files) == 1
     assert not list(trained.glob(".scores*"))
+
+
+def test_a_page_is_of_one_evaluation(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one ends while the page is made: old scores never stand beside new clips."""
+    evaluate_run(trained, inference=QUICK)
+    drawn: list[int] = []
+    draw = page.render
+
+    def slow(runs: Any, **rest: Any) -> str:
+        if not drawn:
+            evaluate_run(trained, inference=InferenceConfig(num_shown=2, num_resamples=20, max_clips=2))
+        drawn.append(len(runs[0].prediction_files))
+        return draw(runs, **rest)
+
+    monkeypatch.setattr(page, "render", slow)
+    page.write_report([trained], tmp_path / "report.html")
+    assert drawn == [1, 2]
 
 
 def test_the_receipt_names_the_tokens(trained: Path) -> None:

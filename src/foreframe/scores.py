@@ -59,6 +59,18 @@ def find_scores(run: Path) -> Found:
     return Found(scores=run / SCORES_FILE, predictions=kept if only_aside else predictions)
 
 
+def stamp(run: Path) -> tuple[object, ...]:
+    """What changes with every new evaluation of `run`: a reader between two equal stamps has read one of them."""
+    marks: list[object] = []
+    for path in (found := find_scores(run)).scores, found.predictions:
+        try:
+            facts = path.stat()
+            marks.append((path, facts.st_dev, facts.st_ino, facts.st_ctime_ns))
+        except OSError:
+            marks.append((path, None))
+    return tuple(marks)
+
+
 @contextmanager
 def one_evaluation(run: Path) -> Generator[None, None, None]:
     """Keep other evaluations out of `run` until the body ends; training goes on.

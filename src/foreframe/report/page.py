@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from foreframe.errors import UsageError
+from foreframe.errors import InputError, UsageError
 from foreframe.files import write_whole
 from foreframe.report.clips import ERROR_STOPS, MAX_CLIPS, NUM_ERROR_LEVELS, Clip, draw_clips
 from foreframe.report.curves import MAX_POINTS, Curve, curves
 from foreframe.report.runs import Run, find_key, read_run, spoken
 from foreframe.report.tables import DetailTable, MetricTable, compare, detail_table, metric_tables, summary
+from foreframe.scores import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +71,23 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None) -
             pass
     except OSError as error:
         raise UsageError(f"{out}: the report cannot be written: {error.strerror or error}") from error
-    page = render([read_run(path) for path in runs], title=title)
+    page = _render_settled(runs, title=title)
     # Names of files and texts of strangers may hold half a character, which has no encoding.
     write_whole(out, page.encode(errors="replace"))
+
+
+def _render_settled(runs: Sequence[Path], *, title: str | None) -> str:
+    """The page of one evaluation of each run, read again where a new one has come meanwhile."""
+    while True:
+        before = [stamp(run) for run in runs]
+        try:
+            page = render([read_run(run) for run in runs], title=title)
+        except InputError:
+            if before == [stamp(run) for run in runs]:
+                raise
+            continue
+        if before == [stamp(run) for run in runs]:
+            return page
 
 
 def render(runs: Sequence[Run], *, title: str | None = None) -> str:
