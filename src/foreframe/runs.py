@@ -118,7 +118,7 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None, per
     """
     root, held_out = (split_folder(config, None, split) for split in ("train", "val"))
     if root is None:
-        said = None if config.data is None else other_form(config.data)
+        said = other_form(config.data) if isinstance(config.data, Path) else None
         said = said or "holds no train split; give it a folder train/ in 1X's v2.0 format"
         raise InputError(f"{config.data}: {said}")
     cache = folder / "cache" if cache is None else cache
