@@ -425,6 +425,59 @@ def test_git_lfs_pointers_are_called_that(copies: dict[str, Path], kind: str, na
     assert all(name in line and said in line for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    "name", ["robot_states/states_0.bin", "segment_indices/segment_idx_1.bin", "videos/video_0.bin"]
+)
+def test_numpy_files_are_called_that(copies: dict[str, Path], name: str) -> None:
+    path = copies["tokens"] / name
+    with path.open("r+b") as file:
+        np.save(file, np.zeros(7, np.float32))
+    said = "is a NumPy file, numbers behind a header; write the numbers alone"
+    lines = told(copies["tokens"], "tokens")
+    assert all(name in line and said in line for line in lines), lines
+
+
+def test_a_file_of_another_form_is_named(copies: dict[str, Path]) -> None:
+    states = copies["tokens"] / "robot_states/states_0.bin"
+    states.rename(states.with_suffix(".npy"))
+    with pytest.raises(InputError, match=r"states_0\.bin: is missing, but states_0\.npy lies there; fetch"):
+        describe(copies["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("meta/info.json", "is a LeRobot data set, which cannot be read yet"),
+        ("METADATA.JSON", "has no metadata.json, but METADATA.JSON; rename it"),
+        ("train_v2.0.zip", "has no metadata.json, but train_v2.0.zip; unpack it there"),
+    ],
+)
+def test_what_is_no_dataset_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str) -> None:
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    for command in (
+        ["data", "info"],
+        ["data", "sheet"],
+        ["train", "tokenizer_tiny", "--out", str(tmp_path / "run"), "--data"],
+    ):
+        assert run([*command, str(tmp_path / "data")]) == 1
+        assert said in capsys.readouterr().err
+    assert run(["data", "check", str(tmp_path / "data")]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_names_of_files_do_not_steer_the_terminal(copies: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    video = copies["raw"] / "videos/video_0.mp4"
+    video.rename(video.with_name("\x1b[31m\nvideo_0.mp4"))
+    assert run(["data", "info", str(copies["raw"])]) == 1
+    error = capsys.readouterr().err
+    assert "\x1b" not in error and "\\x1b[31m" in error
+    assert run(["data", "check", str(copies["raw"])]) == 1
+    output = capsys.readouterr().out
+    assert "\x1b" not in output and "videos/\\x1b[31m\\nvideo_0.mp4: is not part" in output
+
+
 @pytest.mark.parametrize(("kind", "name"), FILES)
 @pytest.mark.parametrize("what", ["pipe", "folder"])
 def test_what_is_no_file_is_never_opened(copies: dict[str, Path], kind: str, name: str, what: str) -> None:

@@ -62,7 +62,9 @@ FILMS: dict[str, tuple[str, dict[str, str], dict[str, str], int]] = {
     "vp9_hidden_frames": ("libvpx-vp9", {"g": "30", "cpu-used": "8", "lag-in-frames": "16"}, {}, 0),
     "av1": ("libsvtav1", {"g": "12", "preset": "12", "svtav1-params": "lp=1"}, {}, 0),
     "mjpeg": ("mjpeg", {}, {}, 0),
+    "png": ("png", {}, {}, 0),
 }
+PIXELS = {"mjpeg": "yuvj420p", "png": "rgb24"}
 
 
 @cache
@@ -90,7 +92,7 @@ def encode(
     with av.open(str(path), "w", format="mp4", options=container or {}) as output:
         stream = output.add_stream(encoder, rate=30, options=dict(options))
         stream.width = stream.height = size
-        stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
+        stream.pix_fmt = PIXELS.get(encoder, "yuv420p")
         stream.codec_context.thread_count = 1
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, size), format="rgb24").reformat(format=stream.pix_fmt)

@@ -38,6 +38,9 @@ _POINTER_BYTES = 1024
 """Largest Git LFS pointer, by its specification."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
+_NUMPY = b"\x93NUMPY"
+
+NUMPY_HINT = "is a NumPy file, numbers behind a header; write the numbers alone, as numpy.load(...).tofile(...) does"
 POINTER_HINT = "is a Git LFS pointer, not the file it stands for; run `git lfs pull` in that repository"
 
 T = TypeVar("T")
@@ -65,11 +68,13 @@ def require_regular(path: Path) -> os.stat_result:
 
 
 def require_content(path: Path) -> os.stat_result:
-    """Facts of a regular file; `InputError` also where a Git LFS pointer lies in place of the file it stands for."""
+    """Facts of a regular file; `InputError` also where a Git LFS pointer or a NumPy file lies in its place."""
     facts = require_regular(path)
     try:
         if is_pointer(path):
             raise InputError(f"{path}: {POINTER_HINT}")
+        if is_numpy(path):
+            raise InputError(f"{path}: {NUMPY_HINT}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return facts
@@ -81,6 +86,12 @@ def is_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
+
+
+def is_numpy(path: Path) -> bool:
+    """Whether a regular file is one of `numpy.save`, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(len(_NUMPY)) == _NUMPY
 
 
 def sha256_file(path: Path) -> str:

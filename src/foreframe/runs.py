@@ -18,6 +18,7 @@ from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
+from foreframe.data.places import other_form
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
 from foreframe.files import listed, locked, make_folder, meant_run, shortened, write_whole
@@ -117,7 +118,9 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None, per
     """
     root, held_out = (split_folder(config, None, split) for split in ("train", "val"))
     if root is None:
-        raise InputError(f"{config.data}: holds no train split; give it a folder train/ in 1X's v2.0 format")
+        said = other_form(config.data) if isinstance(config.data, Path) else None
+        said = said or "holds no train split; give it a folder train/ in 1X's v2.0 format"
+        raise InputError(f"{config.data}: {said}")
     cache = folder / "cache" if cache is None else cache
     data_fingerprint = source_fingerprint(root, on_bad_shard=config.on_bad_shard)
     accelerator = start_accelerator()

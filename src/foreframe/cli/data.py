@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from foreframe.cli.encode import encode_command
 from foreframe.cli.options import parse
-from foreframe.cli.output import progress_bar, require_place
+from foreframe.cli.output import printable, progress_bar, require_place
 from foreframe.errors import InputError, UsageError
 
 
@@ -137,7 +137,7 @@ def check_command(arguments: list[str]) -> int:
         for one in findings:
             where = f", {one.where}" if one.where else ""
             confidence = "" if one.confidence is None else f" (confidence {one.confidence:.3f})"
-            print(f"{one.file}{where}: {one.message} [{one.kind}]{confidence}")
+            print(printable(f"{one.file}{where}: {one.message} [{one.kind}]{confidence}"))
         print(
             f"{options.folder}: {len(findings)} finding{'s' * (len(findings) != 1)}"
             if findings

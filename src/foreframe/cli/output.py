@@ -137,9 +137,14 @@ def progress_bar(label: str, unit: str) -> Generator[Callable[[int, int], None],
             bar.stop()
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what moves its cursor or changes its colours, as names of strangers' files may, is shown."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def complain(message: object) -> None:
     """One line on standard error."""
-    line = " ".join(str(message).split())
+    line = printable(" ".join(str(message).split()))
     if len(line) > MOST:
         line = f"{line[: MOST // 2 - 3]} ... {line[-MOST // 2 + 2 :]}"
     with contextlib.suppress(OSError):

@@ -374,6 +374,12 @@ def _require_known_name(path: Path) -> None:
         raise InputError(
             f"{path}: is missing, but {other} lies there; if that is it, rename it, and other shards' alike"
         )
+    form = next((one.name for one in visible(path.parent) if one.name.startswith(f"{path.stem}.")), None)
+    if form is not None:  # states_0.npy, states_0.bin.npy, video_0.mkv
+        raise InputError(
+            f"{path}: is missing, but {form} lies there; fetch it, or write what that holds as {path.name} in 1X's "
+            "v2.0 format"
+        )
 
 
 def _check_shard(files: ShardFiles, index: int, num_shards: int) -> Shard:

@@ -21,6 +21,7 @@ SUFFIXES: dict[Kind, str] = {"raw": "mp4", "tokens": "bin"}
 """Endings of the video or token files."""
 STATES_FOLDERS = ("robot_states", "states")
 SEGMENTS_FOLDERS = ("segment_indices", "segment_idx")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _OTHER_CONTAINERS = (".avi", ".mkv", ".mov", ".webm", ".m4v")
 FETCH_AGAIN = "fetch the file again, or write the data set again"
 """What to do about a broken file."""
@@ -113,6 +114,18 @@ class Places:
         return {number: name for role in roles for number, name in hints.numbered(self.names[role], role).items()}
 
 
+def other_form(root: Path) -> str | None:
+    """What a folder without `metadata.json` is instead, and what to do; None where nothing in it tells."""
+    inside = visible(root)
+    if is_there(root / "meta" / "info.json"):
+        return "is a LeRobot data set, which cannot be read yet; write it in 1X's v2.0 layout"
+    if meant := next((path.name for path in inside if path.name.lower() == "metadata.json"), None):
+        return f"has no metadata.json, but {meant}; rename it"
+    if packed := next((path.name for path in inside if path.suffix.lower() in _ARCHIVES), None):
+        return f"has no metadata.json, but {packed}; unpack it there"
+    return None
+
+
 def not_a_dataset(root: Path) -> str:
     """What is said of a folder without `metadata.json`."""
     inside = visible(root)
@@ -121,6 +134,8 @@ def not_a_dataset(root: Path) -> str:
     folders = [path.name for path in inside if path.is_dir() and path / "metadata.json" in visible(path)]
     if folders:
         return f"{root}: has no metadata.json, but folders in it have: {', '.join(folders[:5])}; name one of them"
+    if said := other_form(root):
+        return f"{root}: {said}"
     return f"{root}: has no metadata.json; name a dataset folder in 1X's v2.0 layout, or fetch that file"
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+_BYTES_TELL_ALL = (
+    "h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "h263", "mjpeg", "vp8", "vp9", "av1", "libdav1d", "libaom-av1",
+)  # fmt: skip
+"""Decoders that go by a packet's bytes alone. Others may also go by what the container says of it: PNG by its keyframe
+flag, whatever has a palette by that."""
 _FIRST_PACKETS = 32
 """Packets that are compared with what lies in the file, beside those marked as keyframes."""
 _MOST_PARAMETERS = 64
@@ -101,7 +106,8 @@ class _Packets:
         self._units = NalUnits(codec, extradata) if codec in ("h264", "hevc") else None
         self._times: list[int] = []
         self._shown: list[bool] = []
-        self._places: list[int] | None = None if is_described_twice(path) else []
+        may_be_read_alone = codec in _BYTES_TELL_ALL and not is_described_twice(path)
+        self._places: list[int] | None = [] if may_be_read_alone else None
         self._sizes: list[int] = []
         self._keyframes: list[int] = []
         self._latest = 0

@@ -10,7 +10,7 @@ from foreframe.errors import require
 KINDS: dict[str, str] = {
     "not-a-dataset": "the folder holds nothing of a 1X v2.0 data set",
     "unreadable": "a file or folder cannot be read",
-    "not-a-file": "a folder, pipe or the like stands where a file should",
+    "not-a-file": "a folder, pipe, NumPy file or the like stands where a plain file should",
     "file-missing": "a shard has some of its files but not this one",
     "file-empty": "a file of zero bytes",
     "file-extra": "a file or folder that is not part of the layout",

@@ -21,7 +21,7 @@ from foreframe.data.check.video import check_video
 from foreframe.data.encoding import ENCODING_FILE, ENCODING_KEYS, ENCODING_VERSION, verify_encoded
 from foreframe.data.hints import numbering_fault
 from foreframe.data.layout import FETCH_AGAIN, RAW_SAMPLE_STATES, TOKEN_SAMPLE_STATES
-from foreframe.data.places import require_there
+from foreframe.data.places import other_form, require_there
 from foreframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def check_folder(
             "not-a-dataset",
             ".",
             "",
-            "holds no metadata.json, video, states or segment files, nor a folder that does; name a dataset folder in "
-            "1X's v2.0 layout",
+            other_form(root)
+            or "holds no metadata.json, video, states or segment files, nor a folder that does; name a dataset folder "
+            "in 1X's v2.0 layout",
         )
     findings = report.findings()
     for split in splits:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foreframe.data.hints import FILE_NAMES, Role, rename_hint, role_by_name
 from foreframe.data.layout import FETCH_AGAIN
-from foreframe.files import MAX_JSON_BYTES, POINTER_HINT, is_pointer, parse_json, shortened
+from foreframe.files import MAX_JSON_BYTES, NUMPY_HINT, POINTER_HINT, is_numpy, is_pointer, parse_json, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,8 +211,9 @@ def check_file(root: Path, name: str, report: Report, *, may_be_empty: bool = Fa
         if is_pointer(path):
             report.add("git-lfs-pointer", name, "", POINTER_HINT)
             return None
-        with path.open("rb"):
-            pass
+        if is_numpy(path):
+            report.add("not-a-file", name, "", NUMPY_HINT)
+            return None
     except OSError as error:
         report.add("unreadable", name, "", f"cannot be read ({error.strerror}); mend the link or its permissions")
         return None
