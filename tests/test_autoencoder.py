@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from foreframe.errors import InputError
+from foreframe.errors import InputError, UsageError
 from foreframe.models.autoencoder import VideoAutoencoder, autoencoder_folder
 from foreframe.models.config import AutoencoderConfig
 
@@ -69,7 +69,7 @@ def test_context_alone_gives_the_same_latents(name: str) -> None:
     changed[:, :, NUM_CONTEXT:] *= -1
     torch.testing.assert_close(model.encode(changed)[:, :, :2], context, atol=1e-5, rtol=1e-5)
     assert (model.encode(changed)[:, :, 2] - whole[:, :, 2]).abs().max() > 1e-3
-    with pytest.raises(InputError, match="22 frames of 32 pixels do not divide"):
+    with pytest.raises(UsageError, match="22 frames of 32 pixels do not divide"):
         model.latent_shape(num_frames=22, size=SIZE)
 
 

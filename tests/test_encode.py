@@ -328,7 +328,7 @@ def test_the_command_makes_latents_and_refuses_what_does_not_divide(
     assert "6x6x2x2" in capsys.readouterr().out
     assert run([*command, str(tmp_path / "out"), "--stride", "50", "--dtype", "float16"]) == 0
     assert "is made already" in capsys.readouterr().out
-    assert run([*command, str(tmp_path / "no"), "--frames", "all", "--size", "8"]) == 1
+    assert run([*command, str(tmp_path / "no"), "--frames", "all", "--size", "8"]) == 2
     assert "do not divide" in capsys.readouterr().err
     (vae_folder.parent / "broken").mkdir()
     (vae_folder.parent / "broken" / "config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
