@@ -29,6 +29,7 @@ from foreframe.data.tokens import TokenDataset
 from foreframe.data.writer import write_metadata, write_token_shard
 from foreframe.errors import InputError, UsageError
 from foreframe.recipes import RECIPES
+from foreframe.runs import export_run
 from foreframe.tracks.table import build_track
 
 SAMPLE = Path(foreframe.__file__).parent / "sample"
@@ -453,13 +454,17 @@ def test_a_file_of_another_form_is_named(copies: dict[str, Path]) -> None:
     ],
 )
 def test_what_is_no_dataset_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str) -> None:
+    exported = tmp_path / "exported"
+    export_run(Path("tokenizer_tiny"), exported)
     path = tmp_path / "data" / name
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     for command in (
         ["data", "info"],
         ["data", "sheet"],
+        ["data", "encode", "--out", str(tmp_path / "encoded")],
         ["train", "tokenizer_tiny", "--out", str(tmp_path / "run"), "--data"],
+        ["evaluate", str(exported), "--data"],
     ):
         assert run([*command, str(tmp_path / "data")]) == 1
         assert said in capsys.readouterr().err

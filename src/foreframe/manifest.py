@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 2
 RUN_CONFIG = "config.json"
-"""Of a run, whose checkpoints lie two floors below it; `run` in it names the run (`config.run_name`)."""
+"""Of a run, beside its `checkpoints/`; `run` in it names the run (`config.run_name`)."""
 _STEP = re.compile(r"step_([0-9]{8})")
 
 

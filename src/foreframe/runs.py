@@ -18,7 +18,7 @@ from foreframe.data.encoding import is_simulated, source_fingerprint
 from foreframe.data.folders import atomic_folder
 from foreframe.data.integrity import fingerprint
 from foreframe.data.layout import find_split
-from foreframe.data.places import other_form
+from foreframe.data.places import without_split
 from foreframe.errors import InputError, UsageError
 from foreframe.evaluate import evaluate, evaluating
 from foreframe.files import listed, locked, make_folder, meant_run, shortened, write_whole
@@ -118,9 +118,8 @@ def train_run(folder: Path, config: RunConfig, *, cache: Path | None = None, per
     """
     root, held_out = (split_folder(config, None, split) for split in ("train", "val"))
     if root is None:
-        said = other_form(config.data) if isinstance(config.data, Path) else None
-        said = said or "holds no train split; give it a folder train/ in 1X's v2.0 format"
-        raise InputError(f"{config.data}: {said}")
+        said = "holds no train split; give it a folder train/ in 1X's v2.0 format"
+        raise InputError(without_split(config.data, said))
     cache = folder / "cache" if cache is None else cache
     data_fingerprint = source_fingerprint(root, on_bad_shard=config.on_bad_shard)
     accelerator = start_accelerator()
@@ -285,7 +284,8 @@ def evaluate_run(
         )
     root = split_folder(settings, data, "val")
     if root is None:
-        raise InputError(f"{data or settings.data}: holds no val split; name held-out data with --data")
+        said = "holds no val split; name held-out data with --data"
+        raise InputError(without_split(data or settings.data, said))
     accelerator = start_accelerator()
     with evaluating(folder, accelerator):
         run = open_run(folder, predicting=predicting, permissions=permissions)

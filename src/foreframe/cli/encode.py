@@ -48,13 +48,15 @@ def encode_command(arguments: list[str]) -> int:
     from foreframe.data.encoding import read_encoding
     from foreframe.data.folders import remove_leftovers
     from foreframe.data.layout import find_split
+    from foreframe.data.places import without_split
     from foreframe.encode import Share, encode_folder, is_encoding_of
     from foreframe.runs import tell_skipped
 
     splits: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
     found = {root for split in splits if (root := find_split(options.folder, split, kind="raw"))}
     if not found:
-        raise InputError(f"{options.folder}: holds no dataset folder, nor any named train, val or test")
+        said = "holds no dataset folder, nor any named train, val or test; name one in 1X's v2.0 layout"
+        raise InputError(without_split(options.folder, said))
     share = Share(rank=from_environment("RANK", 0), num_ranks=from_environment("WORLD_SIZE", 1))
     if not 0 <= share.rank < share.num_ranks:
         raise UsageError(f"RANK {share.rank} is not below WORLD_SIZE {share.num_ranks}; start it with torchrun")

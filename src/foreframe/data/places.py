@@ -6,6 +6,7 @@ Whatever cannot be listed is an error: a folder without permission is not an emp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreframe.data import hints
@@ -13,8 +14,6 @@ from foreframe.errors import InputError, UsageError
 from foreframe.files import listed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from foreframe.data.layout import Contents, Kind, Style
 
 SUFFIXES: dict[Kind, str] = {"raw": "mp4", "tokens": "bin"}
@@ -124,6 +123,11 @@ def other_form(root: Path) -> str | None:
     if packed := next((path.name for path in inside if path.suffix.lower() in _ARCHIVES), None):
         return f"has no metadata.json, but {packed}; unpack it there"
     return None
+
+
+def without_split(root: Path | str | None, said: str) -> str:
+    """What is said of a place that lacks the split that is wanted: its other form, or else `said`."""
+    return f"{root}: {(other_form(root) if isinstance(root, Path) else None) or said}"
 
 
 def not_a_dataset(root: Path) -> str:
